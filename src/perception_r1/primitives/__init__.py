@@ -1,0 +1,1 @@
+"""Mathematics of perception rewards: numpy and scipy only, no model, no files, no opinion."""

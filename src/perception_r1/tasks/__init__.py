@@ -1,0 +1,35 @@
+"""The book of tasks, one chapter each."""
+
+from collections.abc import Mapping
+
+from ..dialects import Dialect, dialect_named
+from ..records import BadData
+from .counting import Counting
+from .detection import Detection
+from .grounding import Grounding
+from .ocr import Ocr
+from .task import Task
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Grounding, Counting, Detection, Ocr)}
+
+
+def make_task(
+    name: str,
+    *,
+    dialect: str | Dialect = "qwen2-vl",
+    thinking: bool = False,
+    matching: str = "hungarian",
+    weights: Mapping[str, float] | None = None,
+) -> Task:
+    """The task called `name` with its settings. Raises BadData naming what is not known and what is.
+
+    >>> make_task("grounding", dialect="qwen3-vl").TERMS
+    {'format': (0.0, 1.0), 'iou': (0.0, 1.0)}
+    """
+    if name not in TASKS:
+        raise BadData(f"task {name!r} is not known: expected one of {', '.join(TASKS)}")
+    spoken = dialect_named(dialect) if isinstance(dialect, str) else dialect
+    return TASKS[name](dialect=spoken, thinking=thinking, matching=matching, weights=weights or {})
+
+
+__all__ = ["TASKS", "Task", "make_task"]

@@ -1,0 +1,58 @@
+"""Visual counting: detect, then count; the count is the number of boxes, and the centres are the points.
+
+    user       Output all the bounding boxes of the bird
+    Qwen2-VL   (259,427),(466,591)(298,172),(497,315)
+    reward     format + distance = S / max(N, M)
+
+S is the greatest sum, over one-to-one pairs of N predictions and M truths, of φ = max(0, 1 − d / r): d is the distance of
+the centres; r is half the diagonal of the true box, or 5 % of the image's diagonal when the truth is a point.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from ..primitives.boxes import centres, diagonals, pairwise_distance
+from ..primitives.matching import total_and_hits
+from ..records import Answer, Frame, Sample, Truth
+from .task import BoxTask, canonical_order, true_objects
+
+POINT_RADIUS = 0.05
+
+
+class Counting(BoxTask):
+    name: ClassVar[str] = "counting"
+    TERMS: ClassVar = {"format": (0.0, 1.0), "distance": (0.0, 1.0)}
+    MAIN_METRIC: ClassVar[str] = "distance_score"
+    LOWER_IS_BETTER: ClassVar = frozenset({"count_mae", "count_rmse"})
+
+    def question(self, sample: Sample) -> str:
+        return f"Output all the bounding boxes of the {sample.query}"
+
+    def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
+        image_diagonal = float(np.hypot(frame.width, frame.height))
+        return {"format": float(answer.exact), "distance": distance_score(answer, truth, image_diagonal, self.matching)}
+
+    def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
+        truth = true_objects(sample)
+        error = float((answer.count if answer else 0) - len(truth))
+        score = distance_score(answer, truth, float(np.hypot(sample.width, sample.height)), "hungarian") if answer else 0.0
+        return {"count_acc": float(answer is not None and error == 0), "count_mae": abs(error), "squared": error**2, "distance_score": score}
+
+    def metrics(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plain = {name: means[name] for name in ("count_acc", "count_mae", "distance_score")}
+        return plain | {"count_rmse": np.sqrt(means["squared"])}
+
+
+def distance_score(answer: Answer, truth: Truth, image_diagonal: float, matching: str) -> float:
+    """S / max(N, M) in [0, 1]; 1 when there is nothing and nothing was predicted. Distances in pixels."""
+    if not answer.count and not len(truth):
+        return 1.0
+    predicted_N2 = centres(answer.boxes if matching == "sequential" else answer.boxes[canonical_order(answer)])
+    if truth.boxes is not None:
+        true_M2, radius_M = centres(truth.boxes), diagonals(truth.boxes) / 2
+    else:
+        true_M2, radius_M = truth.points, np.full(len(truth), POINT_RADIUS * image_diagonal)
+    value_NM = np.clip(1 - pairwise_distance(predicted_N2, true_M2) / radius_M, 0, None)
+    total, _ = total_and_hits(value_NM, matching)
+    return total / max(answer.count, len(truth))

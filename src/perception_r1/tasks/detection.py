@@ -1,0 +1,66 @@
+"""Object detection: every object of the listed categories, with its name.
+
+    user         Please output bbox coordinates and names of person, bicycle, car, …, toothbrush.
+    Qwen2.5-VL   [{"bbox_2d": [435, 1, 616, 415], "label": "person"}, {"bbox_2d": [2, 70, 80, 210], "label": "dog"}]
+    reward       format + number = 2H / (N + M) + location = S / max(N, M) + class = H / max(N, M) + missing = −(M − H) / M
+
+φ = IoU where the labels are equal, else 0 (labels do not count when the class weight is 0: the paper's location-only row).
+S is the greatest Σφ over one-to-one pairs of N predictions and M truths; H the most such pairs with φ ≥ 0.5.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from ..primitives.boxes import pairwise_iou
+from ..primitives.matching import total_and_hits
+from ..records import Answer, Frame, Sample, Truth
+from .task import BoxTask, canonical_order, same_name, true_objects
+
+COCO_NAMES = tuple(
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,cat,dog,"
+    "horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,"
+    "baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,"
+    "orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,"
+    "cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush".split(",")
+)
+"""The 80 categories of COCO 2017, in the order of their ids."""
+
+
+class Detection(BoxTask):
+    name: ClassVar[str] = "detection"
+    TERMS: ClassVar = {"format": (0.0, 1.0), "number": (0.0, 1.0), "location": (0.0, 1.0), "class": (0.0, 1.0), "missing": (-1.0, 0.0)}
+    MAIN_METRIC: ClassVar[str] = "f1@0.5"
+
+    def question(self, sample: Sample) -> str:
+        return f"Please output bbox coordinates and names of {', '.join(sample.categories or COCO_NAMES)}."
+
+    def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
+        form = {"format": float(answer.exact)}
+        if not answer.count and not len(truth):
+            return form | {"number": 1.0, "location": 1.0, "class": 1.0, "missing": 0.0}
+        total, hits = self._matched(answer, truth, named=self.weight("class") > 0)
+        most = max(answer.count, len(truth))
+        return form | {
+            "number": 2 * hits / (answer.count + len(truth)),
+            "location": total / most,
+            "class": hits / most,
+            "missing": -(len(truth) - hits) / len(truth) if len(truth) else 0.0,
+        }
+
+    def _matched(self, answer: Answer, truth: Truth, *, named: bool, threshold: float = 0.5) -> tuple[float, int]:
+        order = np.arange(len(answer.boxes)) if self.matching == "sequential" else canonical_order(answer)
+        value_NM = pairwise_iou(answer.boxes[order], truth.boxes)
+        if named:
+            value_NM = value_NM * np.array([[same_name(answer.labels[n], true) for true in truth.labels] for n in order]).reshape(value_NM.shape)
+        return total_and_hits(value_NM, self.matching, threshold)
+
+    def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
+        truth = true_objects(sample)
+        counts = {"predicted": float(answer.count if answer else 0), "true": float(len(truth))}
+        plain = Detection(dialect=self.dialect)
+        return counts | {f"hits@{at}": float(plain._matched(answer, truth, named=True, threshold=at)[1]) if answer else 0.0 for at in (0.5, 0.75)}
+
+    def metrics(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        objects = means["predicted"] + means["true"]
+        return {f"f1@{at}": np.divide(2 * means[f"hits@{at}"], objects, out=np.ones_like(objects), where=objects > 0) for at in (0.5, 0.75)}

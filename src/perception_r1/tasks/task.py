@@ -1,0 +1,163 @@
+"""The contract of a task: what the model is asked, how its reply is read, what it earns, and how it is measured."""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from ..dialects import Dialect, dialect_named
+from ..primitives.matching import MATCHINGS
+from ..records import Answer, BadData, Frame, Malformed, Sample, Score, Truth
+
+THINK_REQUEST = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """One task with its settings. Subclasses are the chapters of the book: grounding, counting, detection, ocr."""
+
+    dialect: Dialect = field(default_factory=lambda: dialect_named("qwen2-vl"))
+    thinking: bool = False
+    """Ask for, and demand, `<think>…</think><answer>…</answer>`."""
+    matching: str = "hungarian"
+    """How predictions are paired with truths: one of `primitives.matching.MATCHINGS`."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of a reward term, 1 where not given; 0 removes the term."""
+
+    name: ClassVar[str]
+    TERMS: ClassVar[Mapping[str, tuple[float, float]]]
+    """Each reward term with its least and greatest value before weighting."""
+    MAIN_METRIC: ClassVar[str]
+    LOWER_IS_BETTER: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.matching not in MATCHINGS:
+            raise BadData(f"matching {self.matching!r} is not known: expected one of {', '.join(MATCHINGS)}")
+        if unknown := set(self.weights) - set(self.TERMS):
+            raise BadData(f"weights: {self.name} has no term {', '.join(sorted(unknown))}: expected {', '.join(self.TERMS)}")
+        if bad := [name for name, weight in self.weights.items() if not (math.isfinite(weight) and weight >= 0)]:
+            raise BadData(f"weights: {bad[0]} is {self.weights[bad[0]]}: expected a finite number of at least 0")
+
+    def weight(self, term: str) -> float:
+        return float(self.weights.get(term, 1.0))
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest total under these weights."""
+        least, greatest = (math.fsum(self.weight(name) * limit[end] for name, limit in self.TERMS.items()) for end in (0, 1))
+        return least, greatest
+
+    def prompt(self, sample: Sample) -> str:
+        """The user's words, the same in training and evaluation."""
+        return self.question(sample) + (THINK_REQUEST if self.thinking else "")
+
+    def write(self, sample: Sample, frame: Frame, thought: str = "") -> str:
+        """The true answer as a completion: what supervised training teaches, and what earns full marks."""
+        text = self.write_truth(sample, frame)
+        return f"<think>{thought}</think><answer>{text}</answer>" if self.thinking else text
+
+    def read(self, completion: str, frame: Frame) -> Answer:
+        """The answer in a completion. Raises Malformed. Nothing inside a thought is ever part of the answer."""
+        if not self.thinking:
+            return self.read_answer(completion, frame)
+        whole = _THOUGHT.fullmatch(completion)
+        exact = whole is not None and all(completion.count(tag) == 1 for tag in _TAGS)
+        thought, opening, rest = completion.partition("<answer>")
+        text, closing, _ = rest.partition("</answer>")
+        if not (opening and closing) or completion.count("<answer>") != 1 or thought.count("<think>") != thought.count("</think>"):
+            raise Malformed("expected one <answer>…</answer> after the thought has closed")
+        answer = self.read_answer(text, frame)
+        return answer if exact else Answer(boxes=answer.boxes, labels=answer.labels, bad=answer.bad, text=answer.text, exact=False)
+
+    def score(self, completion: str, sample: Sample, frame: Frame) -> Score:
+        """The reward of one completion. Never raises on model text; raises BadData on a broken truth."""
+        truth = self.snapped(sample, frame)
+        try:
+            answer, problem = self.read(completion, frame), None
+            terms = self.terms(answer, truth, frame)
+        except Malformed as malformed:
+            terms, problem = {name: least for name, (least, _) in self.TERMS.items()}, str(malformed)
+        return Score(terms={name: self.weight(name) * terms[name] for name in self.TERMS if self.weight(name)}, problem=problem)
+
+    def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Metrics from the means, over samples, of what `measure` gave. Works elementwise, so it serves the bootstrap too."""
+        return dict(means)
+
+    @abstractmethod
+    def question(self, sample: Sample) -> str: ...
+
+    @abstractmethod
+    def write_truth(self, sample: Sample, frame: Frame) -> str: ...
+
+    @abstractmethod
+    def read_answer(self, text: str, frame: Frame) -> Answer: ...
+
+    @abstractmethod
+    def snapped(self, sample: Sample, frame: Frame) -> Truth:
+        """The truth on the dialect's grid: the best that the policy can write. Raises BadData if it is not this task's kind."""
+
+    @abstractmethod
+    def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
+        """Unweighted reward terms of a readable answer. Raises Malformed where the task demands more of it."""
+
+    @abstractmethod
+    def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
+        """Statistics of one answer (None: malformed, which is wrong, never absent) against the raw truth."""
+
+
+POINT_BOX = 0.01
+"""A point is written as a box this share of the image's sides to each side of it; only its centre counts."""
+
+
+class BoxTask(Task):
+    """What the three box tasks share: the dialect reads and writes, and truths are snapped to its grid."""
+
+    def write_truth(self, sample: Sample, frame: Frame) -> str:
+        truth = true_objects(sample)
+        boxes_M4 = truth.boxes if truth.boxes is not None else point_boxes(truth, frame)
+        return self.dialect.write(boxes_M4, truth.labels, frame)
+
+    def read_answer(self, text: str, frame: Frame) -> Answer:
+        return self.dialect.read(text, frame)
+
+    def snapped(self, sample: Sample, frame: Frame) -> Truth:
+        truth = true_objects(sample)
+        if truth.boxes is not None:
+            return Truth(boxes=self.dialect.snap(truth.boxes, frame), labels=truth.labels)
+        boxes_M4 = self.dialect.snap(point_boxes(truth, frame), frame)
+        return Truth(points=(boxes_M4[:, :2] + boxes_M4[:, 2:]) / 2, labels=truth.labels)
+
+
+def true_objects(sample: Sample) -> Truth:
+    """The sample's objects without its crowd regions. Raises BadData for a page of text."""
+    truth = sample.truth
+    if truth.text is not None:
+        raise BadData(f"sample {sample.id}: task {sample.task} needs boxes or points as its truth, found text")
+    if sample.crowd is None or not any(sample.crowd):
+        return truth
+    keep = ~np.array(sample.crowd)
+    labels = tuple(label for label, kept in zip(truth.labels, keep, strict=True) if kept)
+    return Truth(boxes=None if truth.boxes is None else truth.boxes[keep], points=None if truth.points is None else truth.points[keep], labels=labels)
+
+
+def point_boxes(truth: Truth, frame: Frame) -> np.ndarray:
+    """Small boxes (M, 4) centred on the truth's points, inside the image."""
+    points_M2 = np.zeros((0, 2)) if truth.points is None else truth.points
+    size_2 = np.array([frame.width, frame.height])
+    half_M2 = np.clip(np.minimum(points_M2, size_2 - points_M2), 0, POINT_BOX * size_2)
+    return np.concatenate([points_M2 - half_M2, points_M2 + half_M2], axis=1)
+
+
+def canonical_order(answer: Answer) -> np.ndarray:
+    """An order of the predictions that does not depend on how they were written, so that neither ties nor rounding do."""
+    return np.lexsort((np.array(answer.labels, dtype=str), *answer.boxes.T[::-1]))
+
+
+def same_name(a: str, b: str) -> bool:
+    """Whether two labels are equal up to case and white space."""
+    return " ".join(a.split()).casefold() == " ".join(b.split()).casefold()
