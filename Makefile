@@ -1,0 +1,34 @@
+# The words of the project. Each one makes .venv first if there is none.
+.PHONY: setup quickstart test check lint bench docs
+
+STAMP := .venv/.installed
+# The first interpreter found that is 3.11 or newer; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
+EXTRAS := train,eval,dev
+
+setup: $(STAMP)  ## .venv with everything that training, evaluation and the tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed and was not found: install it, or name it with make PYTHON=..." >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
+	@touch $@
+
+quickstart: setup  ## the main job: RL on the bundled tiny policy and drawn scenes, a few minutes on 2 CPU cores
+	.venv/bin/perception-r1 grpo quickstart
+
+test: setup  ## all tests, docstring examples included
+	.venv/bin/python -m pytest -q
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+
+check: lint test  ## what CI runs: lint, types, tests
+
+bench: setup  ## every figure of benchmarks/, measured on this machine
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
+
+docs: setup  ## run every Python example of the documentation and the docstrings
+	.venv/bin/python -m pytest -q --doctest-glob='*.md' README.md docs src
