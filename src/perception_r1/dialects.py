@@ -54,15 +54,18 @@ class Found:
     empty: bool = False
 
     def add(self, numbers: str, label: str) -> None:
-        if len(self.rows) >= MOST_ITEMS:
-            raise Malformed(f"expected at most {MOST_ITEMS} boxes")
+        self._make_room(1)
         self.rows.append(_four_numbers(numbers))
         self.labels.append(label)
 
     def add_bad(self, count: int = 1) -> None:
-        count = min(count, MOST_ITEMS)
+        self._make_room(count)
         self.rows += [None] * count
         self.labels += [""] * count
+
+    def _make_room(self, count: int) -> None:
+        if len(self.rows) + count > MOST_ITEMS:
+            raise Malformed(f"expected at most {MOST_ITEMS} boxes")
 
 
 _NUMBER = re.compile(r"[+-]?+(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?", re.ASCII)
@@ -236,12 +239,15 @@ class Dialect:
         return self._to_pixels(self.quantise(boxes_N4, frame) / self.divisor, frame)
 
     def _to_pixels(self, written_N4: np.ndarray, frame: Frame) -> np.ndarray:
-        return written_N4 * self.divisor * self._pixels_per_step(frame)
+        with np.errstate(over="ignore"):  # 1e308 becomes infinite, which is outside every image
+            return written_N4 * self.divisor * self._pixels_per_step(frame)
 
     def write(self, boxes_N4: np.ndarray, labels: Sequence[str], frame: Frame) -> str:
-        """Text of boxes (N, 4) in original pixels with N labels. Raises BadData for a label that could not be read back."""
+        """Text of boxes (N, 4) in original pixels with N labels. Raises BadData for a label that could not be read back, or too many boxes."""
         if not len(boxes_N4):
             return self.nothing
+        if len(boxes_N4) > MOST_ITEMS:
+            raise BadData(f"boxes: expected at most {MOST_ITEMS} in one answer, found {len(boxes_N4)}: split the sample")
         if self.join is not _write_json:
             labels = [" ".join(label.split()) for label in labels]
         rows = [[f"{v / self.divisor:.3f}" if self.divisor > 1 else str(v) for v in row] for row in self.quantise(boxes_N4, frame)]

@@ -14,9 +14,10 @@ def area(boxes_N4: np.ndarray) -> np.ndarray:
 
 
 def _intersection_and_union(a_N4: np.ndarray, b_M4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low_NM2 = np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
-    high_NM2 = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:])
-    inter_NM = np.clip(high_NM2 - low_NM2, 0, None).prod(-1)
+    inter_NM = np.ones((len(a_N4), len(b_M4)))
+    for low, high in ((0, 2), (1, 3)):  # one axis at a time: several times faster than (N, M, 2) arrays
+        side_NM = np.minimum.outer(a_N4[:, high], b_M4[:, high]) - np.maximum.outer(a_N4[:, low], b_M4[:, low])
+        inter_NM *= np.clip(side_NM, 0, None)
     return inter_NM, area(a_N4)[:, None] + area(b_M4)[None] - inter_NM
 
 

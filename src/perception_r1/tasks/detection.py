@@ -15,7 +15,7 @@ import numpy as np
 from ..primitives.boxes import pairwise_iou
 from ..primitives.matching import total_and_hits
 from ..records import Answer, Frame, Sample, Truth
-from .task import BoxTask, canonical_order, same_name, true_objects
+from .task import BoxTask, canonical_order, same_names, true_objects
 
 COCO_NAMES = tuple(
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,cat,dog,"
@@ -52,7 +52,7 @@ class Detection(BoxTask):
         order = np.arange(len(answer.boxes)) if self.matching == "sequential" else canonical_order(answer)
         value_NM = pairwise_iou(answer.boxes[order], truth.boxes)
         if named:
-            value_NM = value_NM * np.array([[same_name(answer.labels[n], true) for true in truth.labels] for n in order]).reshape(value_NM.shape)
+            value_NM = value_NM * same_names([answer.labels[n] for n in order], truth.labels)
         return total_and_hits(value_NM, self.matching, threshold)
 
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:

@@ -3,8 +3,8 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +14,6 @@ from ..primitives.matching import MATCHINGS
 from ..records import Answer, BadData, Frame, Malformed, Sample, Score, Truth
 
 THINK_REQUEST = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
-_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -57,22 +56,31 @@ class Task(ABC):
         return self.question(sample) + (THINK_REQUEST if self.thinking else "")
 
     def write(self, sample: Sample, frame: Frame, thought: str = "") -> str:
-        """The true answer as a completion: what supervised training teaches, and what earns full marks."""
+        """The true answer as a completion: what supervised training teaches, and what earns full marks.
+
+        Raises BadData for a truth that cannot be read back (the dialect's own punctuation in a label, a tag in a thinking answer).
+        """
         text = self.write_truth(sample, frame)
-        return f"<think>{thought}</think><answer>{text}</answer>" if self.thinking else text
+        if not self.thinking:
+            return text
+        if tag := next((tag for tag in _TAGS if tag in text or tag in thought), None):
+            raise BadData(f"sample {sample.id}: {tag} is in the truth or the thought, so it could not be read back: use thinking=False or leave it out")
+        return f"<think>{thought}</think><answer>{text}</answer>"
 
     def read(self, completion: str, frame: Frame) -> Answer:
         """The answer in a completion. Raises Malformed. Nothing inside a thought is ever part of the answer."""
         if not self.thinking:
             return self.read_answer(completion, frame)
-        whole = _THOUGHT.fullmatch(completion)
-        exact = whole is not None and all(completion.count(tag) == 1 for tag in _TAGS)
-        thought, opening, rest = completion.partition("<answer>")
-        text, closing, _ = rest.partition("</answer>")
-        if not (opening and closing) or completion.count("<answer>") != 1 or thought.count("<think>") != thought.count("</think>"):
+        thought, _, rest = completion.partition("<answer>")
+        text, closing, tail = rest.partition("</answer>")
+        if not closing or completion.count("<answer>") != 1 or _inside_thought(thought):
             raise Malformed("expected one <answer>…</answer> after the thought has closed")
+        if "<think>" in text or "</think>" in text:
+            raise Malformed("expected no thought inside the answer")
         answer = self.read_answer(text, frame)
-        return answer if exact else Answer(boxes=answer.boxes, labels=answer.labels, bad=answer.bad, text=answer.text, exact=False)
+        ends = thought.strip().startswith("<think>") and thought.strip().endswith("</think>") and not tail.strip()
+        exact = ends and all(completion.count(tag) == 1 for tag in _TAGS)
+        return answer if exact else replace(answer, exact=False)
 
     def score(self, completion: str, sample: Sample, frame: Frame) -> Score:
         """The reward of one completion. Never raises on model text; raises BadData on a broken truth."""
@@ -155,9 +163,24 @@ def point_boxes(truth: Truth, frame: Frame) -> np.ndarray:
 
 def canonical_order(answer: Answer) -> np.ndarray:
     """An order of the predictions that does not depend on how they were written, so that neither ties nor rounding do."""
-    return np.lexsort((np.array(answer.labels, dtype=str), *answer.boxes.T[::-1]))
+    rank = {label: place for place, label in enumerate(sorted(set(answer.labels)))}  # not a str array: one long label would fill the memory
+    return np.lexsort((np.array([rank[label] for label in answer.labels], dtype=int), *answer.boxes.T[::-1]))
 
 
-def same_name(a: str, b: str) -> bool:
-    """Whether two labels are equal up to case and white space."""
-    return " ".join(a.split()).casefold() == " ".join(b.split()).casefold()
+def same_names(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+    """Which of N labels equal which of M labels, up to case and white space: bool (N, M).
+
+    >>> same_names(["Traffic  Light", "cat"], ["traffic light"]).tolist()
+    [[True], [False]]
+    """
+    codes: dict[str, int] = {}
+    a_N, b_M = (np.array([codes.setdefault(" ".join(name.split()).casefold(), len(codes)) for name in names], dtype=int) for names in (a, b))
+    return a_N[:, None] == b_M[None]
+
+
+def _inside_thought(text: str) -> bool:
+    """Whether a thought is still open where the text ends. A stray `</think>` closes nothing that opens later."""
+    depth = 0
+    for tag in re.findall(r"</?think>", text):
+        depth = max(0, depth + (1 if tag == "<think>" else -1))
+    return depth > 0
