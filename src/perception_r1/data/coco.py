@@ -1,0 +1,187 @@
+"""COCO instances JSON → detection samples (one an image) or counting samples (one an image and category).
+
+Boxes `xywh` become `xyxy` and are clipped to the image, as rounding lets some stick out. A crowd region (`iscrowd`) covers an
+unknown number of objects: a detection sample keeps it with its flag, for the evaluator to ignore matches with it and for
+the reward to leave out; a counting pair that has one is left out, since its true number is unknown. A box without area is
+left out and counted in the report; a counting pair that had one is left out too. Images without annotations stay.
+"""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..records import BadData, Sample, Truth
+from ..tasks.detection import COCO_NAMES
+
+FILES = ("instances*.json", "annotations/instances*.json")
+"""Where an annotation file is looked for below a root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco:
+    """Samples of a COCO data set, and what happened to its annotations on the way."""
+
+    samples: list[Sample]
+    report: Mapping[str, int]
+    """Numbers of `images`, `annotations`, `crowd` annotations, `zero_area` boxes left out and `uncountable` pairs left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """One image with its annotations, checked."""
+
+    id: int | str
+    file: str
+    width: int
+    height: int
+    names: list[str] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    area: list[float] = field(default_factory=list)
+    uncountable: set[str] = field(default_factory=set)
+    """Names of which this image holds an unknown number."""
+
+
+def coco_samples(
+    root: Path | str,
+    task: str = "detection",
+    *,
+    split: str | None = None,
+    annotations: Path | str | None = None,
+    images: Path | str | None = None,
+    absent: int = 0,
+    seed: int = 0,
+) -> Coco:
+    """Samples of the COCO data set below `root`, for `detection` or `counting`. No image is opened.
+
+    The annotation file is the only `instances*.json` in `root` or `root/annotations`, or that of `split` (`val2017`); the
+    images lie in `images/`, in a folder called as the split is, or in `root` itself. `annotations` and `images`, relative to
+    `root`, say it outright. `absent`: so many categories an image that it does not show, for counting to zero, drawn with
+    `seed`. Categories are listed in a detection sample unless they are COCO's own 80. Raises BadData.
+    """
+    if task not in ("detection", "counting"):
+        raise BadData(f"coco: found task {task!r}, expected detection or counting")
+    if absent < 0:
+        raise BadData(f"coco: found absent {absent}, expected a number of categories of at least 0")
+    root = Path(root)
+    file = root / annotations if annotations else _annotation_file(root, split)
+    categories, pictures, report = _read(file)
+    folder = root / images if images else _image_folder(root, file, pictures[0].file)
+    names = tuple(categories.values())
+    if task == "detection":
+        listed = None if set(names) == set(COCO_NAMES) else names
+        return Coco(samples=[_detection(picture, folder, listed) for picture in pictures], report=report)
+    numbers = {name: number for number, name in categories.items()}
+    samples = [sample for picture in pictures for sample in _counting(picture, folder, numbers, absent, seed)]
+    if not samples:
+        raise BadData(f"{file}: found no category whose objects can be counted, expected annotations that are not crowds")
+    return Coco(samples=samples, report=report)
+
+
+def _annotation_file(root: Path, split: str | None) -> Path:
+    if not root.is_dir():
+        raise BadData(f"coco: {root}: found {'a file' if root.exists() else 'no such folder'}, expected the folder of a COCO data set")
+    files = sorted(path for pattern in FILES for path in root.glob(pattern) if split is None or path.stem == f"instances_{split}")
+    if len(files) != 1:
+        found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
+        remedy = "name one with split=val2017 or annotations=FILE" if files else "name it with annotations=FILE"
+        raise BadData(f"coco: {root}: found annotation files: {found}; expected one of {' or '.join(FILES)}: {remedy}")
+    return files[0]
+
+
+def _image_folder(root: Path, file: Path, first: str) -> Path:
+    split = file.stem.removeprefix("instances").lstrip("_") or "images"
+    tried = list(dict.fromkeys((root / split, root / "images" / split, root / "images", root)))
+    holding = [folder for folder in tried if (folder / first).is_file()]
+    if len(holding) != 1:
+        found = ", ".join(map(str, holding)) or "it in none of " + ", ".join(map(str, tried))
+        raise BadData(f"coco: {root}: looked for {first}, found {found}; expected one folder of images: name it with images=FOLDER")
+    return holding[0]
+
+
+def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
+    """Category names by number, the pictures in the file's order, and the report. Raises BadData."""
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError as problem:
+        raise BadData(f"{file}: found no such file, expected COCO's instances JSON") from problem
+    except (ValueError, RecursionError) as problem:
+        raise BadData(f"{file}: found no JSON ({problem}), expected COCO's instances JSON") from problem
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in ("images", "annotations", "categories")):
+        raise BadData(f"{file}: expected COCO's instances JSON with the lists images, annotations and categories")
+    if not content["images"]:
+        raise BadData(f"{file}: found no image, expected at least one")
+    report = {"images": len(content["images"]), "annotations": len(content["annotations"]), "crowd": 0, "zero_area": 0, "uncountable": 0}
+    place, entry = "", None
+    try:
+        place = "categories"
+        categories = {entry["id"]: str(entry["name"]) for entry in sorted(content["categories"], key=lambda category: category["id"])}
+        place = "images"
+        pictures = {}
+        for entry in content["images"]:
+            pictures[entry["id"]] = _Picture(id=entry["id"], file=entry["file_name"], width=int(entry["width"]), height=int(entry["height"]))
+        place = "annotations"
+        for entry in content["annotations"]:
+            _add(pictures[entry["image_id"]], categories[entry["category_id"]], entry, report)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BadData(f"{file}: {place}: {type(problem).__name__} {problem} in {str(entry)[:120]}, expected an entry as COCO defines it") from problem
+    if len(set(categories.values())) != len(content["categories"]) or len(pictures) != len(content["images"]):
+        raise BadData(f"{file}: found an image id, category id or category name twice, expected each once")
+    report["uncountable"] = sum(len(picture.uncountable) for picture in pictures.values())
+    return categories, list(pictures.values()), report
+
+
+def _add(picture: _Picture, name: str, entry: Mapping[str, Any], report: dict[str, int]) -> None:
+    x, y, width, height = map(float, entry["bbox"])
+    if not all(abs(value) < 1e9 for value in (x, y, width, height)):
+        raise ValueError(f"bbox {entry['bbox']} is not finite")
+    box = [max(x, 0.0), max(y, 0.0), min(x + width, float(picture.width)), min(y + height, float(picture.height))]
+    crowd = bool(entry.get("iscrowd", 0))
+    report["crowd"] += crowd
+    if crowd:
+        picture.uncountable.add(name)
+    if not (box[0] < box[2] and box[1] < box[3]):
+        report["zero_area"] += 1
+        picture.uncountable.add(name)
+        return
+    picture.names.append(name)
+    picture.boxes.append(box)
+    picture.crowd.append(crowd)
+    picture.area.append(float(entry.get("area", width * height)))
+
+
+def _sample(picture: _Picture, folder: Path, **fields: Any) -> Sample:
+    return Sample(image=picture.file, width=picture.width, height=picture.height, root=folder, source="coco", **fields)
+
+
+def _detection(picture: _Picture, folder: Path, categories: Sequence[str] | None) -> Sample:
+    truth = Truth(boxes=np.array(picture.boxes), labels=tuple(picture.names))
+    kept = {"crowd": tuple(picture.crowd), "area": tuple(picture.area)}
+    listed = tuple(categories) if categories else None
+    return _sample(picture, folder, id=f"coco-{picture.id}", task="detection", query="", truth=truth, categories=listed, **kept)
+
+
+def _counting(picture: _Picture, folder: Path, numbers: Mapping[str, int], absent: int, seed: int) -> list[Sample]:
+    boxes: dict[str, list[list[float]]] = defaultdict(list)
+    for name, box in zip(picture.names, picture.boxes, strict=True):
+        boxes[name].append(box)
+    away = [name for name in numbers if name not in boxes and name not in picture.uncountable]
+    drawn = random.Random(f"{seed} {picture.id}").sample(away, min(absent, len(away)))
+    asked = sorted({*boxes, *drawn} - picture.uncountable, key=lambda name: numbers[name])
+    return [
+        _sample(
+            picture,
+            folder,
+            id=f"coco-{picture.id}-{numbers[name]}",
+            task="counting",
+            query=name,
+            truth=Truth(boxes=np.array(boxes.get(name, [])), labels=(name,) * len(boxes.get(name, []))),
+        )
+        for name in asked
+    ]

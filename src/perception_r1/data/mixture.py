@@ -1,0 +1,128 @@
+"""What `--data` may name: a sample file, several with weights, or a reader's shorthand.
+
+    train.jsonl        a.jsonl:2,b.jsonl:1        coco:ROOT?split=val2017        scenes:counting?n=2000&seed=1&split=train
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, overload
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from ..records import BadData, Sample
+from .coco import coco_samples
+from .samples import read_samples, unique
+from .scenes import SceneOptions, scene_samples
+
+READERS: dict[str, dict[str, type]] = {
+    "coco": {"task": str, "split": str, "annotations": str, "images": str, "absent": int, "seed": int},
+    "scenes": {"n": int, "seed": int, "split": str} | {option.name: type(option.default) for option in fields(SceneOptions)},
+}
+"""The readers that have a shorthand, with the options that may follow its `?`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Samples of one source."""
+
+    name: str
+    samples: Sequence[Sample]
+    weight: float
+    """Share of the draws that this part gets, relative to the other parts' weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture(Sequence[Sample]):
+    """The samples of all parts, one after the other, and how often each is to be drawn."""
+
+    parts: tuple[Part, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part.samples) for part in self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        for part in self.parts:
+            if 0 <= place < len(part.samples):
+                return part.samples[place]
+            place -= len(part.samples)
+        raise IndexError(index)
+
+    def probabilities(self) -> np.ndarray:
+        """For each sample (S,), the probability that one draw takes it; all equal when no weights were given."""
+        total = sum(part.weight for part in self.parts)
+        return np.concatenate([np.full(len(part.samples), part.weight / total / len(part.samples)) for part in self.parts])
+
+
+def load_data(spec: str, task: str | None = None, *, cache: Path | None = None) -> Mixture:
+    """The samples that a `--data` spec names. `task`, when given, is what all of them must be, and what `coco:` makes.
+
+    Scenes are drawn below `cache` (the user's cache folder by default). Raises BadData for a spec, file or option that
+    is not there, an id that occurs twice, and a sample of another task.
+    """
+    pieces = [spec] if Path(spec).is_file() else spec.split(",")
+    parts = [_part(piece.strip(), task, cache) for piece in pieces]
+    weighted = [weight for _, _, weight in parts if weight is not None]
+    if weighted and len(weighted) < len(parts):
+        raise BadData(f"data {spec!r}: found weights on {len(weighted)} of {len(parts)} files, expected on all or on none: a.jsonl:2,b.jsonl:1")
+    mixture = Mixture(tuple(Part(name=name, samples=samples, weight=weight or len(samples)) for name, samples, weight in parts))
+    for sample in unique(mixture, spec):
+        if task is not None and sample.task != task:
+            raise BadData(f"data {spec!r}: sample {sample.id!r} is for {sample.task}, expected {task}")
+    return mixture
+
+
+def _part(piece: str, task: str | None, cache: Path | None) -> tuple[str, list[Sample], float | None]:
+    name, weight = piece, None
+    head, colon, tail = piece.rpartition(":")
+    if colon and head not in READERS and _is_weight(tail):
+        name, weight = head, float(tail)
+        if not 0 < weight < float("inf"):
+            raise BadData(f"data {piece!r}: found weight {tail}, expected a finite number above 0")
+    reader, colon, rest = name.partition(":")
+    if colon and reader in READERS:
+        return name, _read_shorthand(reader, rest, task, cache), weight
+    return name, list(read_samples(name)), weight
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_shorthand(reader: str, rest: str, task: str | None, cache: Path | None) -> list[Sample]:
+    target, _, query = rest.partition("?")
+    options = _options(reader, query)
+    if reader == "coco":
+        return coco_samples(target, options.pop("task", task or "detection"), **options).samples
+    folder = (cache or cache_folder()) / "scenes" / "".join(letter if letter.isalnum() else "-" for letter in rest)
+    return scene_samples(target, folder=folder, n=options.pop("n", 1000), split=options.pop("split", "train"), **options)
+
+
+def _options(reader: str, query: str) -> dict[str, Any]:
+    """The options behind the `?`, typed. Raises BadData for one that the reader does not have."""
+    known, options = READERS[reader], {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            raise BadData(f"data {reader}: option {name!r} is not known: expected one of {', '.join(known)}")
+        if known[name] is int and not value.removeprefix("-").isdecimal():
+            raise BadData(f"data {reader}: option {name}: found {value!r}, expected a whole number")
+        options[name] = known[name](value)
+    return options
+
+
+def cache_folder() -> Path:
+    """Where drawn scenes are kept between runs: `$XDG_CACHE_HOME/perception-r1`, by default `~/.cache/perception-r1`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perception-r1"
