@@ -1,0 +1,268 @@
+"""Drawn scenes for the four tasks: coloured shapes on a light ground, and short printed texts. No download, no hub.
+
+Every scene follows from (seed, split, index) alone. A scene's layout decides, by its hash, which split may hold it, so train,
+validation and test never share one, whatever the seeds.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..primitives.boxes import pairwise_iou
+from ..records import BadData, Sample, Truth
+
+COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f5fd0", "yellow": "#f0c000", "purple": "#8e44ad", "black": "#202020"}
+SHAPES = ("circle", "square", "triangle", "cross")
+SIZES = {"small": (0.12, 0.17), "large": (0.23, 0.32)}
+"""Side of an object as a share of the scene's side."""
+WORDS = tuple(
+    "apple bird blue boat book cake cloud door fish five fox game gold green hand home horse house jump lamp leaf lion milk moon nine "
+    "open park rain red ring river road seven ship six snow star sun ten tree two water white wind wood zero".split()
+)
+SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
+"""Which tenths of all layouts, by hash, a split may hold."""
+RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+_SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """How scenes are drawn."""
+
+    side: int = 128
+    """Width and height of a scene, in pixels."""
+    min_objects: int = 1
+    max_objects: int = 6
+    """Objects in a grounding or detection scene; for counting, distractors come on top of the counted ones."""
+    min_count: int = 0
+    max_count: int = 12
+    """Objects of the asked kind in a counting scene."""
+    max_distractors: int = 3
+    """Objects of other kinds in a counting scene, at most."""
+    ask: str = "any"
+    """What a counting question names: `shape`, `colour` (and shape), or `any` of the two."""
+
+    def __post_init__(self) -> None:
+        for low, high in ((self.min_objects, self.max_objects), (self.min_count, self.max_count)):
+            if not 0 <= low <= high <= 12:
+                raise BadData(f"scenes: expected 0 <= min <= max <= 12 objects, found {low} and {high}")
+        if self.side < 64 or self.ask not in ("shape", "colour", "any"):
+            raise BadData(f"scenes: expected side >= 64 and ask one of shape, colour, any; found {self.side} and {self.ask!r}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawn object: box xyxy in even pixels, colour, shape and size words."""
+
+    box: tuple[int, int, int, int]
+    colour: str
+    shape: str
+    size: str
+
+    @property
+    def kind(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+Layout = tuple[Shape, ...]
+
+
+def _place(kinds: Sequence[tuple[str, str]], side: int, rng: np.random.Generator) -> Layout | None:
+    """Objects of these (colour, shape) kinds where none touches another; None when they did not fit."""
+    placed: list[Shape] = []
+    for colour, shape in kinds:
+        for _ in range(60):
+            size = "small" if len(kinds) > 6 or rng.random() < 0.5 else "large"
+            low, high = SIZES[size]
+            width, height = (2 * round(side * share / 2) for share in rng.uniform(low, high, 2))
+            x, y = 2 * int(rng.integers(0, (side - width) // 2 + 1)), 2 * int(rng.integers(0, (side - height) // 2 + 1))
+            box = (x, y, x + width, y + height)
+            grown = np.array([[x - 2.0, y - 2, x + width + 2, y + height + 2]])
+            if not placed or pairwise_iou(grown, np.array([other.box for other in placed], dtype=float)).max() == 0:
+                placed.append(Shape(box, colour, shape, size))
+                break
+        else:
+            return None
+    return tuple(sorted(placed, key=lambda object: object.box))
+
+
+def _random_kind(rng: np.random.Generator) -> tuple[str, str]:
+    return str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+
+
+def _in_split(content: object, split: str) -> bool:
+    digest = hashlib.blake2b(repr(content).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 10 in SPLITS[split]
+
+
+def _layout(options: SceneOptions, split: str, rng: np.random.Generator) -> Layout:
+    while True:
+        kinds = [_random_kind(rng) for _ in range(rng.integers(options.min_objects, options.max_objects + 1))]
+        if len(kinds) > 1 and rng.random() < 0.5:  # look-alikes, so that a size or a relation is needed to tell them apart
+            kinds[1] = kinds[0]
+        layout = _place(kinds, options.side, rng)
+        if layout is not None and _in_split(layout, split):
+            return layout
+
+
+def _counting_layout(options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[str, Layout]:
+    """A question's label and a scene with a number of such objects drawn evenly from the options' range."""
+    while True:
+        colour, shape = _random_kind(rng)
+        by_colour = options.ask == "colour" or (options.ask == "any" and rng.random() < 0.5)
+        label = f"{colour} {shape}" if by_colour else shape
+        wanted = [(colour if by_colour else str(rng.choice(list(COLOURS))), shape) for _ in range(rng.integers(options.min_count, options.max_count + 1))]
+        others = [kind for kind in (_random_kind(rng) for _ in range(rng.integers(0, options.max_distractors + 1))) if not _is(label, *kind)]
+        kinds = [kind for kind in wanted + others]
+        layout = _place([kinds[i] for i in rng.permutation(len(kinds))], options.side, rng)
+        if layout is not None and _in_split(layout, split):
+            return label, layout
+
+
+def _is(label: str, colour: str, shape: str) -> bool:
+    return label in (shape, f"{colour} {shape}")
+
+
+def phrases(layout: Layout) -> dict[str, Shape]:
+    """Referring phrases of a scene, each true of exactly one object."""
+    found: dict[str, list[Shape]] = {}
+    for it in layout:
+        others = [other for other in layout if other is not it]
+        names = [it.shape, it.kind, f"{it.size} {it.shape}", f"{it.size} {it.kind}"]
+        for other in others:
+            for word, (axis, sign) in RELATIONS.items():
+                if sign * (it.box[axis] + it.box[axis + 2] - other.box[axis] - other.box[axis + 2]) > 8:
+                    names.append(f"{it.kind} {word} the {other.kind}")
+        for name in dict.fromkeys(names):
+            found.setdefault(name, []).append(it)
+    kinds = [it.kind for it in layout]
+    unique = {name: group[0] for name, group in found.items() if len(group) == 1}
+    return {name: it for name, it in unique.items() if " the " not in name or kinds.count(name.split(" the ")[1]) == 1}
+
+
+def draw(layout: Layout, side: int, ground: tuple[int, int, int]) -> Image.Image:
+    """The picture of a layout, anti-aliased; each object's ink fills its box exactly."""
+    scale = _SUPERSAMPLING
+    image = Image.new("RGB", (side * scale, side * scale), ground)
+    pen = ImageDraw.Draw(image)
+    for it in layout:
+        x1, y1, x2, y2 = (value * scale for value in it.box)
+        edge, ink = (x1, y1, x2 - 1, y2 - 1), COLOURS[it.colour]
+        if it.shape == "circle":
+            pen.ellipse(edge, fill=ink)
+        elif it.shape == "square":
+            pen.rectangle(edge, fill=ink)
+        elif it.shape == "triangle":
+            pen.polygon([((x1 + x2) / 2, y1), (x1, y2 - 1), (x2 - 1, y2 - 1)], fill=ink)
+        else:
+            third, fourth = (x2 - x1) // 3, (y2 - y1) // 3
+            pen.rectangle((x1 + third, y1, x2 - third - 1, y2 - 1), fill=ink)
+            pen.rectangle((x1, y1 + fourth, x2 - 1, y2 - fourth - 1), fill=ink)
+    return image.resize((side, side), Image.Resampling.BOX)
+
+
+def _page(split: str, rng: np.random.Generator) -> tuple[str, ...]:
+    while True:
+        words = tuple(str(word) for word in rng.choice(WORDS, rng.integers(1, 4)))
+        if _in_split((words, int(rng.integers(1 << 16))), split):
+            return words
+
+
+def _draw_page(words: tuple[str, ...], side: int, ground: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
+    image = Image.new("RGB", (side, side), ground)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=side * 0.2)
+    top = int(rng.integers(0, side // 8))
+    for line, word in enumerate(words):
+        pen.text((int(rng.integers(side // 32, side // 8)), top + line * side * 9 // 32), word, fill="#202020", font=font)
+    return image
+
+
+def _ask(tasks: Sequence[str], index: int, options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, str, Truth]]]:
+    """One scene and its (task, query, truth) questions."""
+    ground = tuple(int(value) for value in rng.integers(225, 256, 3))
+    if tasks == ("ocr",):
+        words = _page(split, rng)
+        return _draw_page(words, options.side, ground, rng), [("ocr", "", Truth(text="\n".join(words)))]
+    if tasks == ("counting",):
+        label, layout = _counting_layout(options, split, rng)
+        return draw(layout, options.side, ground), [("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label))]
+    layout = _layout(options, split, rng)
+    asked: list[tuple[str, str, Truth]] = []
+    if "detection" in tasks:
+        asked.append(("detection", "", Truth(boxes=_boxes(layout), labels=tuple(it.shape for it in layout))))
+    if "grounding" in tasks:
+        named = phrases(layout)
+        for name in _choose_phrases(list(named), 1 if len(tasks) == 1 else 2, rng):
+            asked.append(("grounding", name, _truth([named[name]], name)))
+    if "counting" in tasks:
+        label = str(rng.choice(_countable(layout, options)))
+        asked.append(("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label)))
+    return draw(layout, options.side, ground), asked
+
+
+def _choose_phrases(names: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
+    """Up to `most` phrases, one in three a relation where there is one: relations would else crowd out the rest."""
+    groups = [[name for name in names if (" the " in name) == relation] for relation in (False, True)]
+    order = rng.permutation([name for name in names]).tolist() if not all(groups) else []
+    while all(groups) and len(order) < most:
+        group = groups[int(rng.random() < 1 / 3)]
+        order.append(group.pop(int(rng.integers(len(group)))))
+    return order[:most]
+
+
+def _countable(layout: Layout, options: SceneOptions) -> list[str]:
+    """Labels whose number in this scene lies in the options' range, present ones three times as often as absent ones."""
+    every = [*SHAPES, *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)]
+    number = {label: sum(_is(label, it.colour, it.shape) for it in layout) for label in every}
+    allowed = [label for label in every if options.min_count <= number[label] <= options.max_count]
+    present = [label for label in allowed if number[label]]
+    return allowed + present * (3 * len(allowed) // max(len(present), 1)) or every
+
+
+def _boxes(layout: Sequence[Shape]) -> np.ndarray:
+    return np.array([it.box for it in layout], dtype=np.float64).reshape(-1, 4)
+
+
+def _truth(objects: Sequence[Shape], label: str) -> Truth:
+    return Truth(boxes=_boxes(objects), labels=(label,) * len(objects))
+
+
+def scenes(tasks: Sequence[str], *, n: int, seed: int = 0, split: str = "train", options: SceneOptions | None = None) -> Iterator[tuple[Image.Image, list[Sample]]]:
+    """Yields `n` pictures, each with its samples. `tasks` are asked of the same picture; ocr and counting draw their own.
+
+    Sample images are named `{split}-{seed}-{index}.png`, relative to wherever the caller saves them.
+    """
+    if split not in SPLITS:
+        raise BadData(f"scenes: split {split!r} is not known: expected one of {', '.join(SPLITS)}")
+    if unknown := [task for task in tasks if task not in ("grounding", "counting", "detection", "ocr")]:
+        raise BadData(f"scenes: task {unknown[0]!r} is not known: expected grounding, counting, detection or ocr")
+    tasks, options = tuple(tasks), options or SceneOptions()
+    made = index = 0
+    while made < n:
+        rng = np.random.default_rng([seed, SPLITS[split].start, sum(map(ord, "".join(tasks))), index])
+        image, asked = _ask(tasks, index, options, split, rng)
+        index += 1
+        if not asked:  # a scene of which no phrase is true of exactly one object
+            continue
+        name = f"{'-'.join(tasks)}-{split}-{seed}-{index:06d}"
+        yield image, [
+            Sample(id=f"{name}-{k}", task=task, image=f"{name}.png", width=image.width, height=image.height, query=query, truth=truth, source="scenes",
+                   categories=SHAPES if task == "detection" else None)
+            for k, (task, query, truth) in enumerate(asked)
+        ]  # fmt: skip
+        made += 1
+
+
+def scene_samples(tasks: str, *, folder: Path | str, n: int, seed: int = 0, split: str = "train", **options: int | str) -> list[Sample]:
+    """Draws `n` scenes for `tasks` (one, or several joined by `+`) into `folder` and returns their samples."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    samples: list[Sample] = []
+    for image, asked in scenes(tasks.split("+"), n=n, seed=seed, split=split, options=SceneOptions(**options)):
+        image.save(root / asked[0].image)
+        samples += [Sample(**{**sample.__dict__, "root": root}) for sample in asked]
+    return samples

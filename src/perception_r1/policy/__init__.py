@@ -1,0 +1,1 @@
+"""The bundled tiny policy: a real transformers vision-language model, small enough to train on a laptop."""

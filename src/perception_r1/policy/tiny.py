@@ -1,0 +1,107 @@
+"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 2.4 M parameters that sees 64 × 64 pixels.
+
+Everything downstream treats it as any other Hugging Face model folder. Sizes follow what was seen to learn on two cores.
+"""
+
+import re
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor, set_seed
+from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+
+from ..data.scenes import COLOURS, RELATIONS, SHAPES, SIZES, WORDS
+from ..tasks.detection import COCO_NAMES
+from ..tasks.task import THINK_REQUEST
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Folder of the shipped policy."""
+SIDE = 64
+"""Images are resized to about SIDE² pixels."""
+PATCH, MERGE = 8, 2
+
+_END, _PAD = "<|im_end|>", "<|endoftext|>"
+_SPECIAL = (
+    _PAD, "<|im_start|>", _END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
+    "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
+)  # fmt: skip
+_FORMS = ('[{"bbox_2d": [', '], "label": "', '"}, {"bbox_2d": [', '"}]', "<think>", "</think>", "<answer>", "</answer>", "[]")
+"""Pieces of the family's JSON that always stand together: one token each."""
+_PROSE = (
+    "Output the bounding box of the in image . all boxes Please output bbox coordinates and names OCR this user assistant system"
+    " a an is on with at to and man woman person boy girl shirt hat holding standing sitting next behind front left right top bottom middle"
+)
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\n' }}
+{%- if message['role'] == 'assistant' -%}
+{% generation %}{{ message['content'] if message['content'] is string else message['content'][0]['text'] }}{{ '<|im_end|>' }}{% endgeneration %}
+{%- elif message['content'] is string -%}
+{{ message['content'] + '<|im_end|>' }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{{ '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] }}
+{%- endfor -%}
+{{ '<|im_end|>' }}
+{%- endif -%}
+{{ '\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose merges make one token of each number (with and without the comma), form and common word.
+
+    Any text can be written; words outside the list fall back to bytes.
+    """
+    vocabulary = " ".join((_PROSE, THINK_REQUEST, *COLOURS, *SHAPES, *SIZES, *WORDS, *RELATIONS, *COCO_NAMES)).split()
+    words = sorted(set(re.findall(r"[A-Za-z]+", " ".join(vocabulary))))
+    pieces = [*_FORMS, ", ", *words, *(f" {word}" for word in words), *(f"{n}" for n in range(1001)), *(f"{n}, " for n in range(1001))]
+    forms = "|".join(re.escape(form) for form in _FORMS)
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(rf"{forms}|\d{{1,4}}, |\d{{1,4}}|, | ?\p{{L}}+|\s+|."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, special_tokens=list(_SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(pieces, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_END, pad_token=_PAD, additional_special_tokens=list(_SPECIAL[3:]))
+
+
+def make_processor() -> Qwen3VLProcessor:
+    """The family's own processor, at the tiny policy's patch and image sizes."""
+    sizes = {"patch_size": PATCH, "merge_size": MERGE, "size": {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}}
+    half = [0.5, 0.5, 0.5]
+    images = Qwen2VLImageProcessor(image_mean=half, image_std=half, **sizes)
+    videos = Qwen3VLVideoProcessor(image_mean=half, image_std=half, **sizes)
+    return Qwen3VLProcessor(image_processor=images, tokenizer=make_tokenizer(), video_processor=videos, chat_template=CHAT_TEMPLATE)
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
+    """The model's config: 3 text layers and 3 vision layers of width 128."""
+    token = tokenizer.convert_tokens_to_ids
+    text = {
+        "vocab_size": -(-len(tokenizer) // 64) * 64, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096, "tie_word_embeddings": True, "pad_token_id": token(_PAD),
+        "bos_token_id": None, "eos_token_id": token(_END),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+    }  # fmt: skip
+    vision = {
+        "depth": 3, "hidden_size": 128, "intermediate_size": 384, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2, "out_hidden_size": 128, "num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    return Qwen3VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"), vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+        pad_token_id=token(_PAD), eos_token_id=token(_END),
+    )  # fmt: skip
+
+
+def save_untrained(folder: Path | str, seed: int = 0) -> None:
+    """Writes a policy of random weights, with its processor, as a Hugging Face model folder."""
+    set_seed(seed)
+    processor = make_processor()
+    model = Qwen3VLForConditionalGeneration(make_config(processor.tokenizer))
+    model.generation_config.update(pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=processor.tokenizer.eos_token_id)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""Post-training: recipes, GRPO and supervised fine-tuning on TRL."""

@@ -1,0 +1,122 @@
+"""Named runs: a YAML file of settings, ours and TRL's side by side, that any `--key value` overrides."""
+
+import argparse
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers import TrainingArguments
+from trl import ModelConfig, TrlParser
+
+from ..policy import tiny
+from ..records import BadData
+
+T = TypeVar("T", bound=TrainingArguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeArguments:
+    """Our settings of a run. Everything else in a recipe is a key of TRL's GRPOConfig or SFTConfig, or of ModelConfig."""
+
+    model: str = field(metadata={"help": "Model folder or hub id; `tiny` is the bundled policy, `tiny-untrained` the same before training."})
+    data: str = field(metadata={"help": "Training samples: a file, several with weights, or a shorthand such as scenes:counting?n=2000."})
+    task: str | None = field(default=None, metadata={"help": "grounding, counting, detection or ocr; left out: each sample's own."})
+    eval_data: str | None = field(default=None, metadata={"help": "Held-out samples, measured before and after training."})
+    dialect: str | None = field(default=None, metadata={"help": "How answers write boxes; left out: the model family's own."})
+    matching: str = field(default="hungarian", metadata={"help": "hungarian, greedy, sequential or best."})
+    weights: str = field(default="", metadata={"help": "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."})
+    thinking: bool = field(default=False, metadata={"help": "Demand <think>…</think><answer>…</answer>."})
+    turns: int = field(default=1, metadata={"help": "SFT: how many questions about one image make one conversation, at most."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Smallest image the model sees, in pixels."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Largest image the model sees, in pixels."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Questions answered at a time when measuring."})
+    eval_max_new_tokens: int | None = field(default=None, metadata={"help": "Longest answer when measuring; left out: as in training."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
+
+    def term_weights(self) -> dict[str, float]:
+        return parse_weights(self.weights)
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Reward weights from `name=value,…`.
+
+    >>> parse_weights("iou=1,format=0.5")
+    {'iou': 1.0, 'format': 0.5}
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    try:
+        found = {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError:
+        found = {"": math.nan}
+    if not all(math.isfinite(value) for value in found.values()):
+        raise BadData(f"weights {text!r}: expected name=number,…, as iou=1,format=0")
+    return found
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in resources.files("perception_r1.recipes").iterdir() if entry.name.endswith(".yaml"))
+
+
+def _settings(recipe: str) -> Mapping[str, Any]:
+    named = resources.files("perception_r1.recipes") / f"{recipe}.yaml"
+    path = Path(recipe)
+    if named.is_file():
+        text = named.read_text(encoding="utf-8")
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise BadData(f"recipe {recipe!r} is not known: expected a YAML file or one of {', '.join(recipe_names())}")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadData(f"recipe {recipe}: expected YAML, found {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise BadData(f"recipe {recipe}: expected a mapping of keys to values, found {type(settings).__name__}")
+    if isinstance(settings.get("weights"), dict):
+        settings["weights"] = ",".join(f"{name}={value}" for name, value in settings["weights"].items())
+    return settings
+
+
+def _check_keys(keys: Sequence[str], known: set[str], recipe: str) -> None:
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see docs/task.md for ours and TRL's documentation for the rest"
+            raise BadData(f"recipe {recipe}: key {key!r} is not known: {hint}")
+
+
+def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple[RecipeArguments, T, ModelConfig]:
+    """Settings of a run: the recipe (a name, or a YAML path) with `--key value` overrides, parsed by TRL's own parser.
+
+    `config` is TRL's GRPOConfig or SFTConfig. Raises BadData naming a key that nobody knows, or a value that does not fit.
+    """
+    parser = TrlParser((RecipeArguments, config, ModelConfig), exit_on_error=False)
+    known = {action.dest for action in parser._actions}
+    settings = _settings(recipe)
+    typed = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
+    _check_keys([*settings, *typed], known, recipe)
+    settings = {"output_dir": f"runs/{Path(recipe).stem}", **settings}
+    parser.set_defaults_with_config(**settings)
+    try:
+        ours, trl, model = parser.parse_args_into_dataclasses(args=list(overrides))
+    except (ValueError, SystemExit, argparse.ArgumentError) as error:
+        raise BadData(f"recipe {recipe}: {error}") from error
+    parse_weights(ours.weights)
+    return ours, trl, model
+
+
+def resolve_model(name: str, output_dir: str | Path) -> str:
+    """The folder or hub id to load: `tiny` and `tiny-untrained` are the bundled policy's."""
+    if name == "tiny":
+        return str(tiny.WEIGHTS)
+    if name == "tiny-untrained":
+        folder = Path(output_dir) / "untrained"
+        tiny.save_untrained(folder)
+        return str(folder)
+    return name
