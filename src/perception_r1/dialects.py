@@ -82,9 +82,10 @@ def _four_numbers(text: str) -> tuple[float, ...] | None:
 # --- JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "…"}] -------------------------------------------------------------
 # Every pattern here is possessive and starts at a character that its inside cannot contain unquoted: linear time.
 _STRING = r'"(?:[^"\\]++|\\.)*+"'
-_MEMBER = rf'({_STRING})\s*+:\s*+(?:({_STRING})|\[([^\[\]{{}}]*+)\]|([^\s"{{}}\[\],]++))'
+# _OBJECT has no capturing group: inside a possessive repeat CPython 3.11 fails on one with SystemError.
+_MEMBER = rf'{_STRING}\s*+:\s*+(?:{_STRING}|\[[^\[\]{{}}]*+\]|[^\s"{{}}\[\],]++)'
 _OBJECT = re.compile(rf"\{{\s*+{_MEMBER}(?:\s*+,\s*+{_MEMBER})*+\s*+\}}", re.DOTALL)
-_MEMBERS = re.compile(_MEMBER, re.DOTALL)
+_MEMBERS = re.compile(rf'({_STRING})\s*+:\s*+(?:({_STRING})|\[([^\[\]{{}}]*+)\]|[^\s"{{}}\[\],]++)', re.DOTALL)
 _BOX_KEY = '"bbox_2d"'
 
 
@@ -99,8 +100,8 @@ def _scan_json(text: str) -> Found:
     found, gaps, end = Found(), [], 0
     for item in _OBJECT.finditer(text):
         members = _MEMBERS.findall(item.group())
-        boxes = [numbers for key, _, numbers, _ in members if key == _BOX_KEY]
-        names = [_string(literal) for key, literal, _, _ in members if key == '"label"' and literal]
+        boxes = [numbers for key, _, numbers in members if key == _BOX_KEY]
+        names = [_string(literal) for key, literal, _ in members if key == '"label"' and literal]
         found.add(boxes[0] if len(boxes) == 1 else "", (names[0] if names else None) or "")
         found.exact &= len(members) == 2 and len(names) == 1 and names[0] is not None
         gaps.append("".join(text[end : item.start()].split()))
