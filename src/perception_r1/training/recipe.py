@@ -32,6 +32,7 @@ class RecipeArguments:
     weights: str = field(default="", metadata={"help": "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."})
     thinking: bool = field(default=False, metadata={"help": "Demand <think>…</think><answer>…</answer>."})
     turns: int = field(default=1, metadata={"help": "SFT: how many questions about one image make one conversation, at most."})
+    shown: str = field(default="", metadata={"help": "SFT: what the data contains and lacks, in words, kept beside the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest image the model sees, in pixels."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest image the model sees, in pixels."})
     eval_batch_size: int = field(default=64, metadata={"help": "Questions answered at a time when measuring."})

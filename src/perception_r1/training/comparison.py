@@ -1,0 +1,110 @@
+"""What a run changed: the same held-out samples before and after, paired, in numbers and pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..data.mixture import load_data
+from ..data.samples import open_image
+from ..evaluation.backends import read_settings
+from ..evaluation.metrics import paired_difference, read_answers, statistics
+from ..evaluation.report import write_report
+from ..evaluation.run import evaluate, write_metrics
+from ..records import Answer
+from ..tasks import make_task
+from .dataset import processor_frame
+from .recipe import RecipeArguments
+
+PICTURES = 12
+CURVES = ("reward", "kl", "parse_failure_rate", "constant/reward", "completions/mean_length")
+
+
+class Comparison:
+    """Measures a model on `eval_data` before and after training, and writes metrics.json and report.html."""
+
+    def __init__(self, ours: RecipeArguments, args: Any, ready: Any) -> None:
+        self.ours, self.args, self.ready = ours, args, ready
+        self.output = Path(str(args.output_dir))
+        self.samples = load_data(str(ours.eval_data), ours.task)
+        self.task = make_task(self.samples[0].task, dialect=ready.dialect, thinking=ours.thinking)
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def measure(self, when: str, model: str | Path) -> None:
+        """Greedy answers of `model` on the held-out samples, into `output`/`when`; a resumed run keeps those it has."""
+        done = self.output / when / "metrics.json"
+        if when == "before" and self.ready.checkpoint and done.is_file():
+            self.results[when] = json.loads(done.read_text(encoding="utf-8"))
+            return
+        Console().print(f"[bold]{when} RL[/]: {self.ours.eval_data}")
+        self.results[when] = evaluate(
+            data=self.ours.eval_data, output=self.output / when, model=model, task=self.ours.task, dialect=self.ready.dialect.name,
+            thinking=self.ours.thinking, batch_size=self.ours.eval_batch_size, seed=self.args.seed,
+            max_new_tokens=self.ours.eval_max_new_tokens or self.args.max_completion_length,
+            min_pixels=self.ours.min_pixels, max_pixels=self.ours.max_pixels,
+        )  # fmt: skip
+
+    def _answers(self, when: str) -> tuple[list[Answer | None], list[str]]:
+        rows = [json.loads(line) for line in (self.output / when / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+        frame = processor_frame(self.ready.processor, self.ready.dialect)
+        answers = read_answers(self.task, [row["completion"] for row in rows], [frame(sample) for sample in self.samples])
+        return answers, [row["finish"] for row in rows]
+
+    def report(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `metrics.json` (after, with before and the paired difference) and `report.html`; prints the table."""
+        before, after = self._answers("before"), self._answers("after")
+        measured = [statistics(self.task, self.samples, *given) for given in (before, after)]
+        paired = paired_difference(self.task, *measured, seed=self.args.seed)
+        write_metrics({**self.results["after"], "before": self.results["before"]["metrics"], "paired": paired}, self.output / "metrics.json")
+        Console().print(self._table(paired))
+        for note in self.notes():
+            Console().print(f"- {note}")
+        path = write_report(
+            self.output, title=f"{self.output.name}: {self.task.name} before and after RL", curves=curves(history),
+            metrics_before=self.results["before"]["metrics"], metrics_after=self.results["after"]["metrics"], paired=paired,
+            pictures=self._pictures(before[0], after[0]), notes=self.notes(),
+        )  # fmt: skip
+        Console().print(f"checkpoint, rollouts.parquet, metrics.json and [bold]{path}[/]")
+
+    def _table(self, paired: Mapping[str, Any]) -> Table:
+        table = Table("metric", "before RL", "after RL", "paired difference", title=f"{len(self.samples):,} held-out samples, greedy, 95 % intervals")
+        for name, change in paired.items():
+            cells = [_cell(self.results[when]["metrics"][name]) for when in ("before", "after")]
+            table.add_row(name, *cells, _cell(change, sign="+"))
+        return table
+
+    def notes(self) -> list[str]:
+        """What a reader must know to judge the figures."""
+        shown = read_settings(self.ready.model).get("shown")
+        notes = [f"What the base's supervised training contained: {shown}"] if shown else []
+        main = self.task.MAIN_METRIC
+        notes.append(f"The main metric is {main} ({'lower' if main in self.task.LOWER_IS_BETTER else 'higher'} is better), of greedy answers.")
+        if shown and str(self.ours.data).startswith("coco"):
+            notes.append("The bundled tiny policy sees 64 x 64 pixels and was trained on drawn shapes: it does not learn COCO. This run shows that the path works.")
+        return notes
+
+    def _pictures(self, before: Sequence[Answer | None], after: Sequence[Answer | None]) -> list[dict[str, Any]]:
+        """Held-out samples taken evenly over the file, so that nobody chose them."""
+        picks = np.unique(np.linspace(0, len(self.samples) - 1, PICTURES).astype(int))
+        return [
+            {"image": open_image(self.samples[int(k)]), "truth": self.samples[int(k)].truth, "before": before[k], "after": after[k],
+             "caption": f"{self.samples[int(k)].id}: {self.task.prompt(self.samples[int(k)])}"}
+            for k in picks
+        ]  # fmt: skip
+
+
+def _cell(entry: Mapping[str, Any], sign: str = "") -> str:
+    if entry["value"] is None:
+        return "–"
+    edges = entry["ci95"]
+    return f"{entry['value']:{sign}.3f}" + (f" [{edges[0]:{sign}.3f}, {edges[1]:{sign}.3f}]" if edges else "")
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Curves of a run by name, (step, value) each: reward, KL, every term and the rates, from the trainer's log."""
+    names = [name for row in history for name in row if name in CURVES or "terms/" in name]
+    return {name: [(float(row["step"]), float(row[name])) for row in history if row.get(name) is not None] for name in dict.fromkeys(names)}

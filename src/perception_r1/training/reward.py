@@ -1,0 +1,96 @@
+"""The reward that TRL calls: our Score of every rollout, with what to log about it."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerState
+
+from ..evaluation.backends import decode_completions
+from ..records import Frame, Sample, Score
+from ..tasks import Task
+from .dataset import unpacked
+
+
+class PerceptionReward:
+    """Scores completions by their ids, because TRL strips the special tokens from its texts, and keeps every rollout.
+
+    `rollouts` is the file to which each process appends its own, one JSON line a rollout.
+    """
+
+    __name__ = "perception"
+
+    def __init__(self, tasks: Mapping[str, Task], frame: Callable[[Sample], Frame], tokenizer: Any, rollouts: Path) -> None:
+        self.tasks, self.frame, self.tokenizer, self.rollouts = tasks, frame, tokenizer, rollouts
+
+    def __call__(
+        self,
+        *,
+        completion_ids: Sequence[Sequence[int]],
+        sample: Sequence[str],
+        trainer_state: TrainerState,
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float]:
+        samples = [unpacked(text) for text in sample]
+        completions = decode_completions(self.tokenizer, completion_ids)
+        scores = [self.tasks[it.task].score(text, it, self.frame(it)) for text, it in zip(completions, samples, strict=True)]
+        for name, value in group_figures(samples, scores).items():
+            log_metric(name, value)
+        self._keep(trainer_state.global_step, samples, completions, scores)
+        return [score.total for score in scores]
+
+    def _keep(self, step: int, samples: Sequence[Sample], completions: Sequence[str], scores: Sequence[Score]) -> None:
+        with self.rollouts.open("a", encoding="utf-8") as file:
+            for sample, completion, score in zip(samples, completions, scores, strict=True):
+                row = {"step": step, "id": sample.id, "task": sample.task, "completion": completion, "total": score.total, "problem": score.problem}
+                file.write(json.dumps(row | {"terms": dict(score.terms)}, ensure_ascii=False) + "\n")
+
+
+def group_figures(samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+    """What is worth a curve: each term's mean, the parse-failure rate, and which groups, and terms, do not vary.
+
+    A group is the rollouts of one sample. A group whose totals are all equal teaches nothing; `constant/TERM` is the share
+    of groups in which that term alone is constant. With several tasks in the batch the names start with the task's.
+    """
+    tasks: dict[str, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
+    for sample, score in zip(samples, scores, strict=True):
+        tasks[sample.task][sample.id].append(score)
+    found: dict[str, float] = {}
+    for task, groups in tasks.items():
+        prefix = f"{task}/" if len(tasks) > 1 else ""
+        every = [score for group in groups.values() for score in group]
+        found[f"{prefix}parse_failure_rate"] = float(np.mean([score.problem is not None for score in every]))
+        found[f"{prefix}constant/reward"] = _constant(groups.values(), lambda score: score.total)
+        for term in every[0].terms:
+            found[f"{prefix}terms/{term}"] = float(np.mean([score.terms[term] for score in every]))
+            found[f"{prefix}constant/{term}"] = _constant(groups.values(), lambda score, term=term: score.terms[term])
+    return found
+
+
+def _constant(groups: Any, value: Callable[[Score], float]) -> float:
+    return float(np.mean([np.ptp([value(score) for score in group]) == 0 for group in groups]))
+
+
+def keep_before(rollouts: Path, step: int) -> None:
+    """Drops the rollouts of `step` and later, which a resumed run will make again. A line cut off by a kill goes too."""
+    if not rollouts.is_file():
+        return
+    kept = []
+    for line in rollouts.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n") and json.loads(line)["step"] < step:
+            kept.append(line)
+    rollouts.write_text("".join(kept), encoding="utf-8")
+
+
+def write_parquet(parts: Sequence[Path], path: Path) -> int:
+    """Gathers the processes' rollouts into one Parquet file, in the order of steps; returns how many there are."""
+    from datasets import Dataset
+
+    rows = [json.loads(line) for part in sorted(parts) for line in part.read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "terms": json.dumps(row["terms"])} for row in sorted(rows, key=lambda row: row["step"])]
+    Dataset.from_list(rows).to_parquet(str(path))
+    return len(rows)
