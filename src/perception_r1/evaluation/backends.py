@@ -1,0 +1,196 @@
+"""Models that answer prompts about images. One so far: a folder (or hub id) through transformers, batched and greedy."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from PIL import Image
+from safetensors import SafetensorError
+
+from ..dialects import Dialect, dialect_named, dialect_of_model
+from ..records import BadData, Frame
+
+SETTINGS_FILE = "perception_r1.json"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+
+
+class Reply(NamedTuple):
+    """One completion, special tokens kept; why it ended, "stop" or "length"; and the sizes its coordinates refer to."""
+
+    completion: str
+    finish: str
+    frame: Frame
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that end a completion: the tokenizer's end token and those of the model's generation config."""
+    declared = model.generation_config.eos_token_id
+    several = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)
+
+
+def decode_completions(tokenizer: Any, ids: Iterable[Any]) -> list[str]:
+    """Texts of completions given as token ids (lists or tensors (T,)), KEEPING special tokens except end and padding.
+
+    A completion is cut at its first end token. The boxes of Qwen2-VL are special tokens, so rewards and evaluation must
+    read this text and no other.
+    """
+    texts = []
+    for row in ids:
+        tokens = row.tolist() if hasattr(row, "tolist") else list(row)
+        if tokenizer.eos_token_id in tokens:
+            tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
+        kept = [token for token in tokens if token != tokenizer.pad_token_id]
+        texts.append(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return texts
+
+
+def frames_from_inputs(inputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]], processor: Any) -> list[Frame]:
+    """Frames of a batch with one image each: original `sizes` (width, height), and what the processor really made of them.
+
+    Read from `image_grid_thw` (B, 3: frames, rows, columns of patches). Processors without one resize to a fixed size and
+    their families write relative coordinates, for which the size seen does not matter: it is then the original's.
+    """
+    if "image_grid_thw" not in inputs:
+        return [Frame(width=width, height=height, seen_width=width, seen_height=height) for width, height in sizes]
+    patch = processor.image_processor.patch_size
+    grid_B3 = inputs["image_grid_thw"].tolist()
+    return [
+        Frame(width=width, height=height, seen_width=columns * patch, seen_height=rows * patch)
+        for (width, height), (_, rows, columns) in zip(sizes, grid_B3, strict=True)
+    ]
+
+
+def chat_messages(prompt: str) -> list[dict[str, Any]]:
+    """The conversation of one question about one image; the system prompt is the chat template's own."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+
+
+class TransformersBackend:
+    """A vision-language model with its processor, from a folder or a hub id.
+
+    `device` and `dtype` default to the GPU with bfloat16 when there is one, else the CPU with float32. `min_pixels` and
+    `max_pixels` override the processor's limits. `dialect` overrides what perception_r1.json or the model's type say.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        dialect: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        self.name = str(model_dir)
+        self.settings = read_settings(model_dir)
+        """What perception_r1.json says (task, dialect, prompt, thinking); empty when the folder has none."""
+        check_model_folder(model_dir)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = _dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        self.processor, self.model = _load(self.name, self.dtype)
+        self.model.to(self.device).eval()
+        self.model_type: str = self.model.config.model_type
+        named = dialect or self.settings.get("dialect")
+        self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
+        limit_pixels(self.processor, min_pixels, max_pixels)
+
+    def generate(self, prompts: Sequence[str], images: Sequence[Image.Image], *, max_new_tokens: int, batch_size: int = 32) -> list[Reply]:
+        """Greedy replies to one prompt about one image each, `batch_size` at a time. Images may differ in size."""
+        if len(prompts) != len(images):
+            raise BadData(f"expected one image for each prompt, found {len(prompts)} prompts and {len(images)} images")
+        starts = range(0, len(prompts), batch_size)
+        parts = (self._batch(prompts[at : at + batch_size], images[at : at + batch_size], max_new_tokens) for at in starts)
+        return list(chain.from_iterable(parts))
+
+    @torch.inference_mode()
+    def _batch(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Reply]:
+        tokenizer = self.processor.tokenizer
+        texts = [self.processor.apply_chat_template(chat_messages(prompt), add_generation_prompt=True, tokenize=False) for prompt in prompts]
+        pictures = [[image.convert("RGB")] for image in images]
+        inputs = self.processor(text=texts, images=pictures, padding=True, padding_side="left", return_tensors="pt").to(self.device, self.dtype)
+        frames = frames_from_inputs(inputs, [image.size for image in images], self.processor)
+        ends = end_token_ids(self.model, tokenizer)
+        output_BT = self.model.generate(**inputs, generation_config=self._greedy(max_new_tokens, ends))
+        new_ids = [row[inputs["input_ids"].shape[1] :].tolist() for row in output_BT]
+        stopped = [not ends.isdisjoint(row) for row in new_ids]
+        completions = decode_completions(tokenizer, [_until_end(row, ends) for row in new_ids])
+        return [Reply(text, "stop" if stop else "length", frame) for text, stop, frame in zip(completions, stopped, frames, strict=True)]
+
+    def _greedy(self, max_new_tokens: int, ends: frozenset[int]) -> transformers.GenerationConfig:
+        # The checkpoint's own generation config may sample and penalise repetition; a list of boxes is all repetition.
+        pad = self.processor.tokenizer.pad_token_id
+        plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        return transformers.GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad, **plain)
+
+
+def _until_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
+    return list(ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))])
+
+
+def read_settings(model_dir: str | Path) -> dict[str, Any]:
+    """What a checkpoint's perception_r1.json says (task, dialect, prompt, thinking); {} when there is none."""
+    path = Path(model_dir) / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadData(f"{path}: expected JSON, found {error}: write it again with `perception-r1 grpo` or delete it") from error
+    if not isinstance(found, dict):
+        raise BadData(f"{path}: expected a JSON object with task, dialect, prompt, thinking; found {type(found).__name__}")
+    return found
+
+
+def check_model_folder(name: str | Path) -> None:
+    """Raises BadData for a local folder that is no model with a processor; a hub id passes."""
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # a hub id is `owner/name`
+            raise BadData(f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name")
+        return
+    if not (folder / "config.json").is_file():
+        remedy = "merge the adapter into its base model first" if (folder / "adapter_config.json").is_file() else "name a checkpoint folder"
+        raise BadData(f"model {folder}: expected config.json in the folder, found none: {remedy}")
+    for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
+        if not any((folder / name).is_file() for name in names):
+            raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder")
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise BadData(f"dtype {name!r} is not known: expected float32, bfloat16 or float16")
+    return found
+
+
+def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(name)
+        model = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        found = type(processor).__name__
+        raise BadData(f"model {name!r}: found {found}, expected a processor of images and text: copy its base model's processor files")
+    return processor, model
+
+
+def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Sets the smallest and largest image, in pixels, to which a processor resizes; None leaves its own limit."""
+    if min_pixels is None and max_pixels is None:
+        return
+    images = processor.image_processor
+    if not hasattr(images, "merge_size"):
+        raise BadData(f"pixel limits: {type(images).__name__} resizes to a fixed size: leave out min_pixels and max_pixels")
+    low, high = min_pixels or images.size["shortest_edge"], max_pixels or images.size["longest_edge"]
+    if low > high:
+        raise BadData(f"pixel limits: found min_pixels {low} above max_pixels {high}, expected at most that")
+    images.size = {"shortest_edge": low, "longest_edge": high}

@@ -1,0 +1,233 @@
+"""One evaluation: samples and answers in, `answers.jsonl` and `metrics.json` out. Answers come from a model or from a file."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__
+from ..data.mixture import load_data
+from ..data.rows import sample_to_row
+from ..data.samples import open_image, read_rows, read_samples, replacing, unique
+from ..dialects import frame_of
+from ..records import BadData, Frame, Sample
+from ..tasks import Task, make_task
+from .metrics import read_answers, summarise
+
+FINISHES = ("stop", "length")
+Progress = Callable[[int, int], None]
+"""Called with how many answers there are and how many there will be."""
+
+
+class Written(NamedTuple):
+    """What a model wrote: the completion, and whether it stopped ("stop") or was cut off ("length")."""
+
+    completion: str
+    finish: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an evaluation depends on besides data and model; written to metrics.json as it is."""
+
+    dialect: str
+    thinking: bool
+    batch_size: int
+    max_new_tokens: int
+    """Tokens after which a completion is cut off."""
+    limit: int | None
+    """Only the first so many samples; None for all."""
+    min_pixels: int | None
+    max_pixels: int | None
+    """Limits of the resized image, in pixels; None for the processor's own."""
+    seed: int
+    """Of the bootstrap; decoding is greedy."""
+    resamples: int
+    ap_resamples: int
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_new_tokens", "limit", "min_pixels", "max_pixels", "resamples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadData(f"{name} is {value}: expected at least 1")
+
+
+def evaluate(
+    *,
+    data: str | None = None,
+    output: str | Path,
+    model: str | Path | None = None,
+    predictions: str | Path | None = None,
+    task: str | None = None,
+    dialect: str | None = None,
+    thinking: bool | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 2048,
+    limit: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    ap_resamples: int = 100,
+    device: str | None = None,
+    dtype: str | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluates a model, or a file of answers, on samples of one task; returns what it wrote to `output`/metrics.json.
+
+    Exactly one of `model` (folder or hub id) and `predictions` (answers.jsonl; without `data`, lines that also hold the
+    sample). What is left None comes from the model's perception_r1.json and config, else from the package's defaults.
+    Answers go to `output`/answers.jsonl as they come. Raises BadData for unusable input, OSError for an unwritable output.
+    """
+    settings = Settings(
+        dialect=dialect or "qwen2-vl", thinking=bool(thinking), batch_size=batch_size, max_new_tokens=max_new_tokens, limit=limit,
+        min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, resamples=resamples, ap_resamples=ap_resamples,
+    )  # fmt: skip
+    everything = load_samples(data, model, predictions, task)
+    samples = everything[:limit]
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if model is not None:
+        backend = _load_backend(model, samples, settings, dialect=dialect, device=device, dtype=dtype)
+        thinks = bool(backend.settings.get("thinking")) if thinking is None else thinking
+        settings = replace(settings, dialect=backend.dialect.name, thinking=thinks)
+        about = {"name": backend.name, "model_type": backend.model_type, "device": str(backend.device), "dtype": str(backend.dtype)}
+    else:
+        written = read_completions(Path(str(predictions)), everything)
+        about = {"predictions": str(predictions), "sha256": _file_hash(str(predictions)), "without_answer": sum(s.id not in written for s in samples)}
+    made = make_task(samples[0].task, dialect=settings.dialect, thinking=settings.thinking)
+    source = _from_model(backend, made, samples, settings) if model is not None else _from_file(written, made, samples, settings)
+    answers, frames = _collect(source, samples, folder / "answers.jsonl", on_progress)
+    result = _result(made, samples, answers, frames, settings, {"data": _about_data(data or str(predictions), samples), "model": about})
+    write_metrics(result, folder / "metrics.json")
+    Console().print(metrics_table(result["metrics"], f"{made.name}, {len(samples):,} samples"))
+    return result
+
+
+Source = Iterator[tuple[Written, Frame]]
+
+
+def _load_backend(model: str | Path, samples: Sequence[Sample], settings: Settings, **options: str | None) -> Any:
+    if missing := [sample for sample in samples if not sample.image_path.is_file()]:
+        open_image(missing[0])  # raises, naming it, before the model is loaded
+    from .backends import TransformersBackend  # torch only when a model runs
+
+    return TransformersBackend(model, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels, **options)
+
+
+def _from_model(backend: Any, task: Task, samples: Sequence[Sample], settings: Settings) -> Source:
+    for start in range(0, len(samples), settings.batch_size):
+        batch = samples[start : start + settings.batch_size]
+        prompts, images = [task.prompt(sample) for sample in batch], [open_image(sample) for sample in batch]
+        for reply in backend.generate(prompts, images, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size):
+            yield Written(reply.completion, reply.finish), reply.frame
+
+
+def _from_file(written: Mapping[str, Written], task: Task, samples: Sequence[Sample], settings: Settings) -> Source:
+    limits = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(settings, name)) is not None}
+    for sample in samples:  # no answer is the empty answer, which is malformed in every task
+        yield written.get(sample.id, Written("", "stop")), frame_of(sample.width, sample.height, task.dialect, seen=sample.seen, **limits)
+
+
+def _collect(source: Source, samples: Sequence[Sample], path: Path, on_progress: Progress | None) -> tuple[list[Written], list[Frame]]:
+    answers, frames = [], []
+    with path.open("w", encoding="utf-8") as file:
+        for sample, (answer, frame) in zip(samples, source, strict=True):
+            file.write(json.dumps({"id": sample.id, "completion": answer.completion, "finish": answer.finish}, ensure_ascii=False) + "\n")
+            file.flush()
+            answers.append(answer)
+            frames.append(frame)
+            if on_progress:
+                on_progress(len(answers), len(samples))
+    return answers, frames
+
+
+def _result(
+    task: Task, samples: Sequence[Sample], written: Sequence[Written], frames: Sequence[Frame], settings: Settings, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    answers = read_answers(task, [answer.completion for answer in written], frames)
+    finishes = [answer.finish for answer in written]
+    found = summarise(task, samples, answers, finishes, seed=settings.seed, resamples=settings.resamples, ap_resamples=settings.ap_resamples)
+    return {"task": task.name, **about, "settings": asdict(settings), "versions": versions(), "metrics": found}
+
+
+def load_samples(data: str | None, model: str | Path | None, predictions: str | Path | None, task: str | None = None) -> Sequence[Sample]:
+    """The samples to evaluate, all of one task. Raises BadData that names the tasks when there are several."""
+    if (model is None) == (predictions is None):
+        raise BadData("expected exactly one of --model and --predictions")
+    if data is None and predictions is None:
+        raise BadData("expected --data: a sample file, or a reader's shorthand such as coco:ROOT")
+    samples = load_data(data, task) if data is not None else list(unique(read_samples(str(predictions)), str(predictions)))
+    found = sorted({sample.task for sample in samples})
+    if len(found) > 1 or (task is not None and found != [task]):
+        raise BadData(f"{data or predictions}: found samples of {', '.join(found)}, expected one task: split the file by its field `task`")
+    return samples
+
+
+def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written]:
+    """Answers by sample id from an answers file. Samples may lack one; raises BadData, naming the line, for an id that is no
+    sample's or occurs twice, and for a row that is not `{"id", "completion", "finish"}` (`finish` may be absent: "stop").
+    """
+    wanted, found = {sample.id for sample in samples}, {}
+    for where, row in read_rows(path):
+        if isinstance(row, BadData):
+            raise row
+        if not isinstance(row, Mapping) or not isinstance(row.get("id"), str) or not isinstance(row.get("completion"), str):
+            raise BadData(f'{where}: found {row!r:.80}, expected {{"id": text, "completion": text, "finish": "stop" or "length"}}')
+        name, finish = row["id"], row.get("finish") or "stop"
+        if finish not in FINISHES:
+            raise BadData(f"{where}: sample {name!r}: found finish {finish!r}, expected stop or length")
+        if name in found:
+            raise BadData(f"{where}: sample {name!r} is answered twice, expected one answer for each id")
+        if name not in wanted:
+            raise BadData(f"{where}: found an answer for {name!r}, which is not among the {len(wanted)} samples: name the sample file it belongs to")
+        found[name] = Written(row["completion"], finish)
+    return found
+
+
+def _file_hash(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Path, number of samples, and sha256: of the file, or where the spec is no file, of its rows without image paths."""
+    if Path(spec).is_file():
+        return {"path": spec, "sha256": _file_hash(spec), "samples": len(samples)}
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps(sample_to_row(sample, sample.root) | {"image": ""}, sort_keys=True).encode())
+    return {"path": spec, "sha256": digest.hexdigest(), "samples": len(samples)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those installed packages that the figures may depend on."""
+    installed = {}
+    for name in ("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "torch", "transformers", "trl"):
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "perception-r1": __version__} | installed
+
+
+def write_metrics(result: Mapping[str, Any], path: Path) -> None:
+    """Writes a metrics.json, whole or not at all. Raises ValueError for a NaN: an undefined figure is null."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """A table for the terminal: metric, value, 95 % interval."""
+    table = Table("metric", "value", "95 % interval", title=title)
+    for name, entry in metrics.items():
+        value, edges = entry["value"], entry["ci95"]
+        table.add_row(name, "–" if value is None else f"{value:.4f}", "–" if edges is None else f"{edges[0]:.4f} … {edges[1]:.4f}")
+    return table
