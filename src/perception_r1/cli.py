@@ -4,14 +4,21 @@ Exit codes: 0 done, 1 failure (bad data, a full disk, a check that found somethi
 stderr; `--debug` anywhere on the line shows the traceback instead.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .evaluation.score import ScoreSettings
+    from .records import Sample
 
 app = typer.Typer(
     name="perception-r1",
@@ -26,9 +33,18 @@ app.add_typer(data_app, name="data")
 T = TypeVar("T")
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; it appears whole or not at all.", dir_okay=False)]
+InputFile = Annotated[Path, typer.Argument(metavar="FILE", help="A sample file: JSONL, or Parquet.")]
+Answers = Annotated[Path | None, typer.Option(help='Lines of {"id", "completion"}, joined with FILE by id.')]
+Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; it appears whole or not at all.")]
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A name in recipes/, or a YAML file.")]
-DialectName = Annotated[str, typer.Option("--dialect", help="How the completions write boxes: qwen2-vl, qwen2.5-vl, qwen3-vl, internvl, llava or plain.")]
+DialectName = Annotated[str, typer.Option("--dialect", help="qwen2-vl, qwen2.5-vl, qwen3-vl, internvl, llava or plain.")]
+Thinking = Annotated[bool, typer.Option("--thinking", help="Demand <think>…</think><answer>…</answer>.")]
+
+
+class WrongUsage(typer.TyperException):
+    """What was typed does not fit."""
+
+    exit_code = 2
 
 
 @contextmanager
@@ -39,7 +55,7 @@ def usage() -> Iterator[None]:
     try:
         yield
     except BadData as problem:
-        raise typer.BadParameter(str(problem)) from problem
+        raise WrongUsage(str(problem)) from problem
 
 
 def shown(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
@@ -69,10 +85,189 @@ def tasks() -> None:
     Console().print(table)
 
 
+@app.command(epilog="Example: perception-r1 score samples.jsonl --answers answers.jsonl --dialect qwen2.5-vl -o scores.jsonl")
+def score(
+    file: InputFile,
+    answers: Answers = None,
+    dialect: DialectName = "qwen2-vl",
+    thinking: Thinking = False,
+    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")] = "hungarian",
+    weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
+    min_pixels: Annotated[int, typer.Option(help="Smallest image the model saw, in pixels.")] = 3136,
+    max_pixels: Annotated[int, typer.Option(help="Largest image the model saw, in pixels.")] = 1_000_000,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; standard output by default.")] = None,
+) -> None:
+    """Reward of completions: {"id", "total", "terms", "problem"}, line for line.
+
+    FILE's lines hold the sample and its "completion", or --answers has the completions. Opens no image.
+    """
+    from contextlib import nullcontext
+
+    from .data.samples import replacing
+    from .evaluation.score import ScoreSettings, score_file
+    from .tasks import parse_weights
+
+    with usage():
+        settings = ScoreSettings(
+            dialect=dialect, thinking=thinking, matching=matching, weights=parse_weights(weights), min_pixels=min_pixels, max_pixels=max_pixels
+        )
+    count, malformed, sum_of_totals = 0, 0, 0.0
+    with nullcontext() if output is None else replacing(output) as part, open(part, "w") if part else nullcontext(sys.stdout) as out:
+        for line in shown(score_file(file, settings, answers), "scoring"):
+            print(json.dumps(line), file=out)
+            count, malformed, sum_of_totals = count + 1, malformed + (line["problem"] is not None), sum_of_totals + line["total"]
+    print(f"{count} completions, mean total {sum_of_totals / count:.4f}, malformed {malformed}", file=sys.stderr)
+
+
+@app.command(epilog="Example: perception-r1 check train.jsonl")
+def check(file: InputFile, images: Annotated[bool, typer.Option(help="Open every image.")] = True) -> None:
+    """Check a sample file: ids unique, images open with the stated size, every truth earns full marks in every dialect."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .data.check import check_samples
+    from .data.samples import Skipped, read_samples
+
+    problems = Skipped()
+    report = check_samples(shown(read_samples(file, skipped=problems), "checking"), images=images, problems=problems)
+    table = Table("task", "samples", "true objects", title=str(file))
+    for task, count in sorted(report.samples.items()):
+        table.add_row(task, f"{count:,}", f"{report.objects[task]:,}")
+    Console().print(table)
+    for problem in problems.problems:
+        print(problem, file=sys.stderr)
+    if not report.good:
+        fail(f"{file}: {problems.count} problems, the first {len(problems.problems)} above", 1)
+
+
+@data_app.command(epilog="Example: perception-r1 data scenes counting -n 2000 --seed 1 --split train --set max_count=8 -o scenes/train.jsonl")
+def scenes(
+    task: Annotated[str, typer.Argument(help="grounding, counting, detection or ocr; several joined by +.")],
+    output: Output,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many scenes.")] = 1000,
+    seed: int = 0,
+    split: Annotated[str, typer.Option(help="train, validation or test; they never share a scene.")] = "train",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the drawing; may be given often.")] = None,
+) -> None:
+    """Draw scenes with exact truth, beside FILE in the folder FILE_images. The same seed draws the same scenes."""
+    from .data.mixture import reader_options
+    from .data.samples import write_samples
+    from .data.scenes import scene_samples
+
+    with usage():
+        options = reader_options("scenes", "&".join(settings or []))
+        folder = output.parent / f"{output.stem}_images"
+        samples = scene_samples(task, folder=folder, **({"n": number, "seed": seed, "split": split} | options))
+    print(f"wrote {write_samples(samples, output)} samples to {output}")
+
+
+@data_app.command(epilog="Example: perception-r1 data coco /data/coco --split val2017 --task counting --absent 2 -o val.jsonl")
+def coco(
+    root: Annotated[Path, typer.Argument(help="Folder with instances*.json (or annotations/instances*.json) and the images.")],
+    output: Output,
+    task: Annotated[str, typer.Option(help="detection: a sample an image; counting: one an image and category.")] = "detection",
+    split: Annotated[str | None, typer.Option(help="val2017, where there are several annotation files.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The annotation file, relative to ROOT.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The image folder, relative to ROOT.")] = None,
+    absent: Annotated[int, typer.Option(min=0, help="Counting: categories an image that it does not show (the answer is zero).")] = 0,
+    seed: Annotated[int, typer.Option(help="Which absent categories.")] = 0,
+) -> None:
+    """COCO instances to detection or counting samples. Crowds: kept with their flag, and never counted."""
+    from .data.coco import coco_samples
+    from .data.samples import write_samples
+
+    found = coco_samples(root, task, split=split, annotations=annotations, images=images, absent=absent, seed=seed)
+    count = write_samples(shown(found.samples, "writing"), output)
+    print(f"wrote {count} samples to {output}; " + ", ".join(f"{name} {number}" for name, number in found.report.items()))
+
+
+@app.command(epilog="Example: perception-r1 evaluate --model runs/counting --data coco:/data/coco -o runs/counting/eval")
+def evaluate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers.jsonl and metrics.json.")],
+    data: Annotated[str | None, typer.Option(help="Sample file, or a shorthand: coco:ROOT, scenes:counting?n=1000&split=test.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or hub id.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help='Lines of {"id", "completion", "finish"}.')] = None,
+    task: Annotated[str | None, typer.Option(help="grounding, counting, detection or ocr; the data's own by default.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
+    thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; the model's own way by default.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 2048,
+    min_pixels: Annotated[int | None, typer.Option(min=1, help="Smallest image the model sees.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest image the model sees.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap; decoding is greedy.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU when there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+) -> None:
+    """Metrics with 95 % intervals of a model (--model) or of answers in a file (--predictions)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .evaluation.run import evaluate as run
+    from .tasks import make_task
+
+    if (model is None) == (predictions is None):
+        raise WrongUsage("expected exactly one of --model and --predictions")
+    with usage():
+        make_task(task or "grounding", dialect=dialect or "qwen2-vl")
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        step = bar.add_task("answering", total=None)
+        run(
+            data=data, output=output, model=model, predictions=predictions, task=task, dialect=dialect, thinking=thinking, limit=limit,
+            batch_size=batch_size, max_new_tokens=max_new_tokens, min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, device=device, dtype=dtype,
+            on_progress=lambda done, total: bar.update(step, completed=done, total=total),
+        )  # fmt: skip
+
+
+@app.command(epilog="Example: perception-r1 show samples.jsonl --answers answers.jsonl --limit 24 -o pictures.html")
+def show(
+    file: InputFile,
+    output: Output,
+    answers: Answers = None,
+    dialect: DialectName = "qwen2-vl",
+    thinking: Thinking = False,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first so many.")] = 48,
+) -> None:
+    """One HTML file of pictures with truth and, where there are completions, answers and what they earn."""
+    from itertools import islice
+
+    from .data.samples import replacing
+    from .evaluation.score import ScoreSettings, rows_with_samples
+    from .visualize import gallery
+
+    with usage():
+        settings = ScoreSettings(dialect=dialect, thinking=thinking)
+    rows = islice(rows_with_samples(file, answers), limit)
+    pictures = (drawn_with_caption(sample, row.get("completion"), settings) for _, row, sample in shown(rows, "drawing", limit))
+    with replacing(output) as part, part.open("w", encoding="utf-8") as page:
+        page.writelines(gallery(pictures, str(answers or file)))
+    print(f"wrote {output}")
+
+
+def drawn_with_caption(sample: "Sample", completion: object, settings: "ScoreSettings") -> "tuple[Image, str]":
+    """The sample's picture and the words below it; `completion` may be absent, or anything that a line held."""
+    from .data.samples import open_image
+    from .records import Malformed
+    from .visualize import draw
+
+    caption, answer = f"{sample.id}: {sample.task} {sample.query}", None
+    if isinstance(completion, str):
+        result = settings.score(completion, sample)
+        caption += f"\ntotal {result.total:.3f}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.terms.items())
+        try:
+            answer = settings.tasks[sample.task].read(completion, settings.frame(sample))
+        except Malformed as problem:
+            caption += f"\nmalformed: {problem}"
+    if sample.truth.text is not None:
+        caption += f"\ntruth: {sample.truth.text[:400]}" + (f"\nanswer: {answer.text[:400]}" if answer else "")
+    return draw(open_image(sample), truth=sample.truth, answer=answer), caption
+
+
 def passed_on(context: typer.Context, recipe: str) -> list[str]:
     """The `--key value` overrides after RECIPE, as they were typed."""
     if recipe.startswith("-"):
-        raise typer.BadParameter(f"found {recipe} where the recipe should be: write the recipe's name first, then its overrides")
+        raise WrongUsage(f"found {recipe} where the recipe should be: write the recipe's name first, then its overrides")
     return list(context.args)
 
 
@@ -85,7 +280,7 @@ def sft(context: typer.Context, recipe: Recipe) -> None:
     run(recipe, overrides)
 
 
-@app.command(context_settings=PASS_THROUGH, epilog="Example: perception-r1 grpo counting --model Qwen/Qwen2-VL-2B-Instruct --data train.jsonl --beta 0.04")
+@app.command(context_settings=PASS_THROUGH, epilog="Example: perception-r1 grpo counting --model Qwen/Qwen2-VL-2B-Instruct --data train.jsonl")
 def grpo(context: typer.Context, recipe: Recipe) -> None:
     """Reinforcement learning (GRPO). Any --key value after RECIPE overrides it (ours, or TRL's GRPOConfig and ModelConfig)."""
     overrides = passed_on(context, recipe)
@@ -136,7 +331,7 @@ def explain(problem: Exception) -> NoReturn:
         fail(f"{problem.filename or 'output'}: {problem.strerror}", 1)
     if not isinstance(problem, (BadData, OSError)):
         raise problem
-    fail(str(problem), getattr(problem, "exit_code", 1))
+    fail(str(problem), 1)
 
 
 if __name__ == "__main__":

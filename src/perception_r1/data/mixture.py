@@ -104,15 +104,15 @@ def _is_weight(text: str) -> bool:
 
 def _read_shorthand(reader: str, rest: str, task: str | None, cache: Path | None) -> list[Sample]:
     target, _, query = rest.partition("?")
-    options = _options(reader, query)
+    options = reader_options(reader, query)
     if reader == "coco":
         return coco_samples(target, options.pop("task", task or "detection"), **options).samples
     folder = (cache or cache_folder()) / "scenes" / "".join(letter if letter.isalnum() else "-" for letter in rest)
     return scene_samples(target, folder=folder, n=options.pop("n", 1000), split=options.pop("split", "train"), **options)
 
 
-def _options(reader: str, query: str) -> dict[str, Any]:
-    """The options behind the `?`, typed. Raises BadData for one that the reader does not have."""
+def reader_options(reader: str, query: str) -> dict[str, Any]:
+    """The options in `name=value&name=value`, typed, for one of READERS. Raises BadData for one that the reader does not have."""
     known, options = READERS[reader], {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:

@@ -54,8 +54,12 @@ def _short(found: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)  # half a character: no file can hold it
+
+
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return _is_string(value) and bool(value.strip())
 
 
 def _is_size(value: Any) -> bool:
@@ -72,10 +76,6 @@ def _numbers(length: int) -> Callable[[Any], bool]:
 
 def _list_of(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (list, tuple)) and all(map(right, value))
-
-
-def _is_string(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _is_name_list(value: Any) -> bool:

@@ -32,4 +32,17 @@ def make_task(
     return TASKS[name](dialect=spoken, thinking=thinking, matching=matching, weights=weights or {})
 
 
-__all__ = ["TASKS", "Task", "make_task"]
+def parse_weights(text: str) -> dict[str, float]:
+    """Weights of reward terms from `name=number,…`, as recipes and the command line write them. Raises BadData.
+
+    >>> parse_weights("iou=1, format=0.5")
+    {'iou': 1.0, 'format': 0.5}
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    try:
+        return {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError as problem:
+        raise BadData(f"weights {text!r}: expected name=number,…, as iou=1,format=0") from problem
+
+
+__all__ = ["TASKS", "Task", "make_task", "parse_weights"]
