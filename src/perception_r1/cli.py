@@ -10,15 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from .evaluation.score import ScoreSettings
-    from .records import Sample
 
 app = typer.Typer(
     name="perception-r1",
@@ -220,6 +214,18 @@ def evaluate(
         )  # fmt: skip
 
 
+@app.command(epilog="Example: perception-r1 report runs/before runs/after -o comparison.html")
+def report(folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with a metrics.json.")], output: Output) -> None:
+    """One HTML page that compares the metrics of several runs, a table a task."""
+    from .data.samples import replacing
+    from .evaluation.report import report_from_dirs
+
+    page = report_from_dirs(folders)
+    with replacing(output) as part:
+        part.write_text(page, encoding="utf-8")
+    print(f"wrote {output}")
+
+
 @app.command(epilog="Example: perception-r1 show samples.jsonl --answers answers.jsonl --limit 24 -o pictures.html")
 def show(
     file: InputFile,
@@ -233,35 +239,15 @@ def show(
     from itertools import islice
 
     from .data.samples import replacing
-    from .evaluation.score import ScoreSettings, rows_with_samples
+    from .evaluation.score import ScoreSettings, pictures
     from .visualize import gallery
 
     with usage():
         settings = ScoreSettings(dialect=dialect, thinking=thinking)
-    rows = islice(rows_with_samples(file, answers), limit)
-    pictures = (drawn_with_caption(sample, row.get("completion"), settings) for _, row, sample in shown(rows, "drawing", limit))
+    drawn = shown(islice(pictures(file, settings, answers), limit), "drawing", limit)
     with replacing(output) as part, part.open("w", encoding="utf-8") as page:
-        page.writelines(gallery(pictures, str(answers or file)))
+        page.writelines(gallery(drawn, str(answers or file)))
     print(f"wrote {output}")
-
-
-def drawn_with_caption(sample: "Sample", completion: object, settings: "ScoreSettings") -> "tuple[Image, str]":
-    """The sample's picture and the words below it; `completion` may be absent, or anything that a line held."""
-    from .data.samples import open_image
-    from .records import Malformed
-    from .visualize import draw
-
-    caption, answer = f"{sample.id}: {sample.task} {sample.query}", None
-    if isinstance(completion, str):
-        result = settings.score(completion, sample)
-        caption += f"\ntotal {result.total:.3f}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.terms.items())
-        try:
-            answer = settings.tasks[sample.task].read(completion, settings.frame(sample))
-        except Malformed as problem:
-            caption += f"\nmalformed: {problem}"
-    if sample.truth.text is not None:
-        caption += f"\ntruth: {sample.truth.text[:400]}" + (f"\nanswer: {answer.text[:400]}" if answer else "")
-    return draw(open_image(sample), truth=sample.truth, answer=answer), caption
 
 
 def passed_on(context: typer.Context, recipe: str) -> list[str]:
@@ -304,14 +290,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        sys.exit(app([word for word in words if word != "--debug"], prog_name="perception-r1", standalone_mode=False) or 0)
+        code = app([word for word in words if word != "--debug"], prog_name="perception-r1", standalone_mode=False)
+        sys.stdout.flush()  # a full disk behind standard output shows here, not after we have left
+        sys.exit(code or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_output()
         sys.exit(1)
     except (typer.TyperException, typer.Abort, ValueError, OSError, ModuleNotFoundError) as problem:
         if debug:
             raise
         explain(problem)
+
+
+def silence_output() -> None:
+    """Lets what is left in standard output's buffer go nowhere, so that Python does not complain about it when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(problem: Exception) -> NoReturn:
@@ -328,7 +324,8 @@ def explain(problem: Exception) -> NoReturn:
             raise problem
         fail(f"{module} is not installed: pip install 'perception-r1[{EXTRA_OF[module]}]'", 1)
     if isinstance(problem, OSError) and problem.strerror:
-        fail(f"{problem.filename or 'output'}: {problem.strerror}", 1)
+        silence_output()
+        fail(f"{problem.filename or 'output'}: {problem.strerror}: expected a place that can be read and written, with room left", 1)
     if not isinstance(problem, (BadData, OSError)):
         raise problem
     fail(str(problem), 1)

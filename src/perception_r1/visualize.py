@@ -150,6 +150,6 @@ def gallery(pictures: Iterable[tuple[Image.Image, str]], title: str) -> Iterable
     """Yields the pieces of an HTML page with these (picture, caption) pairs; nothing in a caption is read as HTML."""
     yield _PAGE.format(title=html.escape(title), truth=TRUTH, matched=MATCHED, unmatched=UNMATCHED)
     for picture, caption in pictures:
-        shown = html.escape(caption)
-        yield f'<figure><img src="{picture_to_data_uri(picture)}" alt="{shown[:200]}"><figcaption>{shown}</figcaption></figure>\n'
+        first = html.escape(caption.partition("\n")[0][:200])
+        yield f'<figure><img src="{picture_to_data_uri(picture)}" alt="{first}"><figcaption>{html.escape(caption)}</figcaption></figure>\n'
     yield "</main></html>\n"

@@ -125,7 +125,7 @@ def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
         place = "images"
         pictures = {}
         for entry in content["images"]:
-            pictures[entry["id"]] = _Picture(id=entry["id"], file=entry["file_name"], width=int(entry["width"]), height=int(entry["height"]))
+            pictures[entry["id"]] = _picture(entry)
         place = "annotations"
         for entry in content["annotations"]:
             _add(pictures[entry["image_id"]], categories[entry["category_id"]], entry, report)
@@ -137,10 +137,18 @@ def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
     return categories, list(pictures.values()), report
 
 
+def _picture(entry: Mapping[str, Any]) -> _Picture:
+    width, height = int(entry["width"]), int(entry["height"])
+    if min(width, height) < 1:
+        raise ValueError(f"image {entry['id']}: found {width}x{height} pixels")
+    return _Picture(id=entry["id"], file=str(entry["file_name"]), width=width, height=height)
+
+
 def _add(picture: _Picture, name: str, entry: Mapping[str, Any], report: dict[str, int]) -> None:
     x, y, width, height = map(float, entry["bbox"])
-    if not all(abs(value) < 1e9 for value in (x, y, width, height)):
-        raise ValueError(f"bbox {entry['bbox']} is not finite")
+    area = float(entry.get("area", width * height))
+    if not all(abs(value) < 1e9 for value in (x, y, width, height, area)):
+        raise ValueError(f"bbox {entry['bbox']} or area is not finite")
     box = [max(x, 0.0), max(y, 0.0), min(x + width, float(picture.width)), min(y + height, float(picture.height))]
     crowd = bool(entry.get("iscrowd", 0))
     report["crowd"] += crowd
@@ -153,7 +161,7 @@ def _add(picture: _Picture, name: str, entry: Mapping[str, Any], report: dict[st
     picture.names.append(name)
     picture.boxes.append(box)
     picture.crowd.append(crowd)
-    picture.area.append(float(entry.get("area", width * height)))
+    picture.area.append(max(area, 0.0))
 
 
 def _sample(picture: _Picture, folder: Path, **fields: Any) -> Sample:

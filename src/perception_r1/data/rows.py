@@ -32,10 +32,10 @@ class _Fields:
     def __init__(self, row: Row, where: str) -> None:
         self.row, self.where = row, where
 
-    def fail(self, field: str, found: object, expected: str) -> NoReturn:
+    def fail(self, field: str, found: str, expected: str) -> NoReturn:
         name = self.row.get("id")
         sample = f" sample {name!r:.60}:" if isinstance(name, str) else ""
-        raise BadData(f"{self.where}:{sample} field {field}: found {_short(found)}, expected {expected}")
+        raise BadData(f"{self.where}:{sample} field {field}: found {found}, expected {expected}")
 
     def take(self, field: str, right: Callable[[Any], bool], expected: str, *, default: object = ...) -> Any:
         """The value of a field that `right` accepts; `default`, when there is one, for an absent or null field."""
@@ -43,14 +43,12 @@ class _Fields:
         if value is None and default is not ...:
             return default
         if not right(value):
-            self.fail(field, "nothing" if value is None else value, expected)
+            self.fail(field, _short(value), expected)
         return value
 
 
 def _short(found: object) -> str:
-    if found == "nothing":
-        return "nothing"
-    text = repr(found)
+    text = "nothing" if found is None else repr(found)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -128,14 +126,14 @@ def _truth(fields: _Fields, task: str, width: int, height: int, query: str) -> T
     written = fields.take("truth", lambda value: isinstance(value, Mapping), f"{expected}, as {task} needs")
     given = [kind for kind in ("boxes", "points", "text") if written.get(kind) is not None]
     if len(given) != 1 or given[0] not in kinds:
-        fields.fail("truth", " and ".join(given) or dict(written), f"{expected}, as {task} needs")
+        fields.fail("truth", " and ".join(given) or _short(dict(written)), f"{expected}, as {task} needs")
     if given[0] == "text":
         if not _is_text(written["text"]):
-            fields.fail("truth.text", written["text"], "the page's text: leave a blank page out")
+            fields.fail("truth.text", _short(written["text"]), "the page's text: leave a blank page out")
         return Truth(text=written["text"])
     objects = written[given[0]]
     if not isinstance(objects, (list, tuple)):
-        fields.fail(f"truth.{given[0]}", objects, "a list, one entry for each object")
+        fields.fail(f"truth.{given[0]}", _short(objects), "a list, one entry for each object")
     for index, values in enumerate(objects):
         _check_place(fields, f"truth.{given[0]}[{index}]", values, given[0], width, height)
     if task == "grounding" and len(objects) > 1:
@@ -147,11 +145,11 @@ def _truth(fields: _Fields, task: str, width: int, height: int, query: str) -> T
 def _check_place(fields: _Fields, field: str, values: Any, kind: str, width: int, height: int) -> None:
     form = "[x1, y1, x2, y2]" if kind == "boxes" else "[x, y]"
     if not _numbers(4 if kind == "boxes" else 2)(values):
-        fields.fail(field, values, f"{form}, finite numbers, in pixels")
+        fields.fail(field, _short(values), f"{form}, finite numbers, in pixels")
     if kind == "boxes" and not (values[0] < values[2] and values[1] < values[3]):
-        fields.fail(field, values, "x1 < x2 and y1 < y2 in [x1, y1, x2, y2]")
+        fields.fail(field, _short(values), "x1 < x2 and y1 < y2 in [x1, y1, x2, y2]")
     if min(values) < -EDGE or max(values[0::2]) > width + EDGE or max(values[1::2]) > height + EDGE:
-        fields.fail(field, values, f"{form} inside its image of {width}x{height} pixels")
+        fields.fail(field, _short(values), f"{form} inside its image of {width}x{height} pixels")
 
 
 def _labels(fields: _Fields, task: str, labels: Any, count: int, query: str) -> tuple[str, ...]:
@@ -159,14 +157,15 @@ def _labels(fields: _Fields, task: str, labels: Any, count: int, query: str) -> 
         return (query,) * count
     if isinstance(labels, (list, tuple)) and len(labels) == count and all(map(_is_text, labels)):
         return tuple(labels)
-    fields.fail("truth.labels", labels if labels is not None else "nothing", f"{count} names, one for each object")
+    fields.fail("truth.labels", _short(labels), f"{count} names, one for each object")
 
 
 def _check_names(fields: _Fields, truth: Truth, categories: tuple[str, ...]) -> None:
     listed = set(categories)
     for index, label in enumerate(truth.labels):
         if label not in listed:
-            fields.fail(f"truth.labels[{index}]", label, "one of the sample's `categories` (COCO's 80 when it has none): the prompt lists them")
+            expected = "one of the sample's `categories` (COCO's 80 when it has none): the prompt lists them"
+            fields.fail(f"truth.labels[{index}]", _short(label), expected)
 
 
 def _for_each(fields: _Fields, field: str, count: int, right: Callable[[Any], bool], what: str) -> tuple[Any, ...] | None:

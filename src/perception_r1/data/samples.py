@@ -117,13 +117,22 @@ def unique(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends well and vanishes when it does not."""
+    """A path to write to, which becomes `path` when the block ends well and vanishes when it does not.
+
+    Raises OSError that names `path` when the disk is full or the place cannot be written.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise BadData(f"{path}: found a folder, expected the name of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         part.replace(path)
+    except OSError as problem:
+        if problem.filename not in (None, str(part)):
+            raise  # about another file
+        raise OSError(problem.errno, problem.strerror, str(path)) from problem
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What completions earn: the reward of training, for the answers of any model, without a model and without opening an image."""
+"""What completions earn: the reward of training, for the answers of any model; and pictures of them. Scoring opens no image."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -6,11 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..data.rows import sample_from_row
-from ..data.samples import read_rows, read_samples, unique
+from ..data.samples import open_image, read_rows, read_samples, unique
 from ..dialects import frame_of
-from ..records import BadData, Frame, Sample, Score
+from ..records import BadData, Frame, Malformed, Sample, Score
 from ..tasks import TASKS, Task, make_task
+from ..visualize import draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,27 @@ def score_file(file: Path, settings: ScoreSettings, answers: Path | None = None)
         yield {"id": sample.id, "total": score.total, "terms": dict(score.terms), "problem": score.problem}
     if not found:
         raise BadData(f"{answers or file}: found no line, expected at least one completion")
+
+
+def pictures(file: Path, settings: ScoreSettings, answers: Path | None = None) -> Iterator[tuple[Image.Image, str]]:
+    """Yields each sample's picture, with truth and answer drawn, and a caption that says what the answer earns.
+
+    Lines are read as by `score_file`, except that one without a completion shows its truth alone. Raises BadData.
+    """
+    for where, row, sample in rows_with_samples(file, answers):
+        completion, caption, answer = row.get("completion"), f"{sample.id}: {sample.task} {sample.query}", None
+        if isinstance(completion, str):
+            score = settings.score(completion, sample)
+            caption += f"\ntotal {score.total:.3f}: " + ", ".join(f"{name} {value:.3f}" for name, value in score.terms.items())
+            try:
+                answer = settings.tasks[sample.task].read(completion, settings.frame(sample))
+            except Malformed as problem:
+                caption += f"\nmalformed: {problem}"
+        elif completion is not None:
+            raise BadData(f"{where}: sample {sample.id!r}: field completion: found {completion!r:.60}, expected the model's text")
+        if sample.truth.text is not None:
+            caption += f"\ntruth: {sample.truth.text[:400]}" + (f"\nanswer: {answer.text[:400]}" if answer else "")
+        yield draw(open_image(sample), truth=sample.truth, answer=answer), caption
 
 
 def rows_with_samples(file: Path, answers: Path | None = None) -> Iterator[tuple[str, Mapping[str, Any], Sample]]:
