@@ -14,6 +14,8 @@ from ..evaluation.backends import check_model_folder, limit_pixels
 from ..tasks import Task
 from .checkpoints import MarkComplete, prepare_output, write_settings
 from .comparison import Comparison
+from .console import quiet
+from .cpu import keep_freed_memory
 from .dataset import drawn, processor_frame, prompt_dataset, tasks_for
 from .recipe import RecipeArguments, load_recipe, resolve_model
 from .reward import PerceptionReward, keep_before, write_parquet
@@ -38,6 +40,8 @@ def dialect_for(model: str, named: str | None) -> Dialect:
 
 def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     """Loads and checks what a run needs besides the weights. Raises BadData for what is not right."""
+    if args.device.type == "cpu":
+        keep_freed_memory()
     checkpoint = prepare_output(args, ours.resume)
     model = resolve_model(ours.model, args.output_dir)
     check_model_folder(model)
@@ -59,6 +63,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     comparison = Comparison(ours, args, ready) if ours.eval_data and trainer.is_world_process_zero() else None
     if comparison:
         comparison.measure("before", ready.model)
+    quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     _save(trainer, ours, args, ready)
     if trainer.is_world_process_zero():

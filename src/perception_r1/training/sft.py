@@ -6,6 +6,7 @@ from pathlib import Path
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from .checkpoints import MarkComplete, write_settings
+from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
 from .grpo import prepare
 from .recipe import load_recipe
@@ -29,6 +30,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         peft_config=get_peft_config(model_args),
         callbacks=[MarkComplete()],
     )
+    quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     output = Path(str(args.output_dir))
     trainer.save_model(str(output))
