@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 # The same examples on every machine and every run; a search with fresh ones is `HYPOTHESIS_PROFILE=search make test`.
-settings.register_profile("steady", deadline=None, max_examples=120, derandomize=True, database=None)
+settings.register_profile("steady", deadline=None, max_examples=100, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, max_examples=2000, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 

@@ -87,8 +87,8 @@ def test_a_box_on_the_grid_is_read_back_exactly_where_it_was(family: str, data: 
 def test_any_label_comes_back_or_is_refused_when_written(family: str, label: str) -> None:
     try:
         text = write(family, BOX, OTHER, labels=(label, "cat"))
-    except BadData as refusal:
-        assert "cannot be written" in str(refusal)
+    except BadData:
+        assert set(label) & set("<>|[],"), "refused without a reason"
         return
     answer = read(family, text)
     assert answer.exact
@@ -269,7 +269,11 @@ def test_a_bad_item_is_a_prediction_that_matches_nothing_and_costs_exactness(fam
     if family == "qwen2-vl" and ("(" in row or row.count(",") < 3):
         pytest.skip("parentheses and missing pairs are another text in this family: see the test of its own bad items")
     parts = row.split(",", 3)
-    bad = DIALECTS[family].join([parts if len(parts) == 4 else [row]], ["cat"]) if family != "qwen2-vl" else f"({parts[0]},{parts[1]}),({parts[2]},{parts[3]})"
+    bad = (
+        DIALECTS[family].join([parts if len(parts) == 4 else [row]], ["cat"])
+        if family != "qwen2-vl"
+        else f"({parts[0]},{parts[1]}),({parts[2]},{parts[3]})"
+    )
     answer = read(family, write(family, BOX) + bad)
     assert (answer.boxes.tolist(), answer.bad, answer.exact) == ([BOX], 1, False)
     with pytest.raises(Malformed):
@@ -302,7 +306,10 @@ def test_a_bad_item_of_the_json_families(item: str) -> None:
     assert not answer.exact
 
 
-@pytest.mark.parametrize("item", ['{"bbox_2d": [10, 20, 30, 40]}', '{"bbox_2d": [10, 20, 30, 40], "label": 5}', '{"bbox_2d": [10, 20, 30, 40], "label": "cat", "score": 0.9}'])
+@pytest.mark.parametrize(
+    "item",
+    ['{"bbox_2d": [10, 20, 30, 40]}', '{"bbox_2d": [10, 20, 30, 40], "label": 5}', '{"bbox_2d": [10, 20, 30, 40], "label": "cat", "score": 0.9}'],
+)
 def test_members_more_or_less_than_box_and_label_cost_exactness_only(item: str) -> None:
     answer = read("qwen3-vl", f"[{item}]")
     assert (answer.boxes.tolist(), answer.bad, answer.exact) == ([BOX], 0, False)
@@ -359,8 +366,39 @@ def test_an_answer_at_the_item_limit_is_read_and_one_more_is_malformed(family: s
 @pytest.mark.parametrize("family", DIALECTS)
 @given(data=st.data())
 def test_reading_any_text_gives_an_answer_or_malformed_and_never_an_impossible_box(family: str, data: st.DataObject) -> None:
-    pieces = ["[", "]", "{", "}", '"bbox_2d"', '"label"', ":", ",", '"', "\\", "1,2,3,4", "(1,2)", "<box>", "</box>", "<ref>", "</ref>", "cat", "\n", "none", "1e308"]
-    pieces += ["<|box_start|>", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "[[1,2,3,4]]", '{"bbox_2d": [1,2,3,4], "label": "cat"}', "NaN", "-5", "```"]
+    pieces = [
+        "[",
+        "]",
+        "{",
+        "}",
+        '"bbox_2d"',
+        '"label"',
+        ":",
+        ",",
+        '"',
+        "\\",
+        "1,2,3,4",
+        "(1,2)",
+        "<box>",
+        "</box>",
+        "<ref>",
+        "</ref>",
+        "cat",
+        "\n",
+        "none",
+        "1e308",
+    ]
+    pieces += [
+        "<|box_start|>",
+        "<|box_end|>",
+        "<|object_ref_start|>",
+        "<|object_ref_end|>",
+        "[[1,2,3,4]]",
+        '{"bbox_2d": [1,2,3,4], "label": "cat"}',
+        "NaN",
+        "-5",
+        "```",
+    ]
     text = "".join(data.draw(st.lists(st.one_of(st.sampled_from(pieces), st.text(max_size=3)), max_size=30)))
     try:
         answer = read(family, text)
@@ -375,12 +413,14 @@ def test_reading_any_text_gives_an_answer_or_malformed_and_never_an_impossible_b
 # --- hostile text ------------------------------------------------------------------------------------------------------
 SIZE = 1_000_000
 UNITS = [
-    "[", "]", "(", ")", "{", "}", '"', "\\", '\\"', '{"', '{"\\', '{"\\"', '{"":', '{"":1}', '{"":1,', '{"a":"{","', '{"a" : [', '[{"bbox_2d":[', '{"bbox_2d": "',
-    '{"bbox_2d":[0,0,1,1]}', '{"bbox_2d": [0, 0, 1, 1], "label": "person"}, ', '"bbox_2d"', '"label":', "[]", "[[", "[0,0,1,1]", "[0,0,1,1", "0,0,1,1],", "[[0,0,1,1]]",
-    "(1,1),(2,2)", "(1,1),", "(1,1", "(a)   ,", "((", "()", "(),()", "<", "<|", "<|box_start|>", "<|box_start|>(", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_start|>a",
-    "<|object_ref_start|>a<|object_ref_end|>", "<|object_ref_end|> ", "<box>", "</box>", "<box>[[", "<box></box>", "<box>[[0,0,1,1]]</box>", "<ref>", "<ref>a</ref>", "<ref>a<", "</ref>  ",
-    "cat: [1, 2, 3, 4]\n", "a: [", ":", ",", "1", "1,", "1e", "-", ".", "0.", " ", "\n", "\t\u2003", "a", "é", "漢", "\U0001f600", "\ud800", "\x00", "```", "```json\n", "none", "none ",
-    "<think>", "</think>", "<answer>", "</answer>", "</think><answer>", "</think> <answer>", "</answer> ", "<think></think><answer>",
+    "[", "]", "(", ")", "{", "}", '"', "\\", '\\"', '{"', '{"\\', '{"\\"', '{"":', '{"":1}', '{"":1,', '{"a":"{","', '{"a" : [', '[{"bbox_2d":[',
+    '{"bbox_2d": "', '{"bbox_2d":[0,0,1,1]}', '{"bbox_2d": [0, 0, 1, 1], "label": "person"}, ', '"bbox_2d"', '"label":', "[]", "[[", "[0,0,1,1]",
+    "[0,0,1,1", "0,0,1,1],", "[[0,0,1,1]]", "(1,1),(2,2)", "(1,1),", "(1,1", "(a)   ,", "((", "()", "(),()", "<", "<|", "<|box_start|>",
+    "<|box_start|>(", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_start|>a", "<|object_ref_start|>a<|object_ref_end|>",
+    "<|object_ref_end|> ", "<box>", "</box>", "<box>[[", "<box></box>", "<box>[[0,0,1,1]]</box>", "<ref>", "<ref>a</ref>", "<ref>a<", "</ref>  ",
+    "cat: [1, 2, 3, 4]\n", "a: [", ":", ",", "1", "1,", "1e", "-", ".", "0.", " ", "\n", "\t\u2003", "a", "é", "漢", "\U0001f600", "\ud800", "\x00",
+    "```", "```json\n", "none", "none ", "<think>", "</think>", "<answer>", "</answer>", "</think><answer>", "</think> <answer>", "</answer> ",
+    "<think></think><answer>",
 ]  # fmt: skip
 SHAPES = {
     "one label of 900 KB among 5,000 boxes": lambda d: d.join([["0.1", "0.1", "0.9", "0.9"]] * 5000, ["a" * 900_000] + ["b"] * 4999),
@@ -428,7 +468,10 @@ def test_a_megabyte_of_hostile_text_is_scored_in_a_fifth_of_a_second(task_name: 
     if task_name == "ocr" and family != "qwen2-vl":
         pytest.skip("reading a page does not depend on the family")  # and rapidfuzz takes time with the page's length: docs/rewards.md
     dialect, slow = DIALECTS[family], {}
-    texts = {f"{unit!r} repeated": unit * (SIZE // len(unit)) for unit in UNITS} | {name: make(dialect) for name, make in SHAPES.items()}
+    units = (
+        UNITS if task_name == "detection" else UNITS[len(task_name) % 4 :: 4]
+    )  # the tasks share the reading: every text once, a sample of them again
+    texts = {f"{unit!r} repeated": unit * (SIZE // len(unit)) for unit in units} | {name: make(dialect) for name, make in SHAPES.items()}
     answered = {f"{name}, as a thought's answer": f"<think></think><answer>{texts[name]}</answer>" for name in SHAPES}
     for thinking, (name, text) in itertools.chain(((False, item) for item in texts.items()), ((True, item) for item in (texts | answered).items())):
         if thinking and not ("think" in name or "answer" in name):
@@ -459,7 +502,7 @@ def test_reading_time_grows_no_faster_than_the_text() -> None:
 def test_smart_resize_equals_transformers_own(factor: int) -> None:
     oracle = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
     rng, refused = random.Random(factor), 0
-    for _ in range(3000):
+    for _ in range(1500):
         width, height = (int(2 ** rng.uniform(0, 14)) for _ in range(2))
         least = int(2 ** rng.uniform(8, 17))
         limits = {"factor": factor, "min_pixels": least, "max_pixels": least * rng.randint(2, 500)}
@@ -471,7 +514,7 @@ def test_smart_resize_equals_transformers_own(factor: int) -> None:
                 smart_resize(width, height, **limits)
         else:
             assert smart_resize(width, height, **limits) == tuple(reversed(oracle(height, width, **limits)))
-    assert 0 < refused < 1500
+    assert 0 < refused < 750
 
 
 @pytest.mark.parametrize(
@@ -490,7 +533,9 @@ def test_the_dialect_of_a_real_models_config(data_folder, file: str, family: str
     assert dialect_of_model(config["model_type"]).name == family
 
 
-@pytest.mark.parametrize(("file", "family"), [("qwen2_5_vl_preprocessor_config.json", "qwen2.5-vl"), ("qwen3_vl_embedding_preprocessor_config.json", "qwen3-vl")])
+@pytest.mark.parametrize(
+    ("file", "family"), [("qwen2_5_vl_preprocessor_config.json", "qwen2.5-vl"), ("qwen3_vl_embedding_preprocessor_config.json", "qwen3-vl")]
+)
 def test_the_resize_factor_is_the_real_processors_patch_times_merge(data_folder, file: str, family: str) -> None:
     config = json.loads(Path(data_folder("qwen_tokenizer_config") / file).read_text())
     assert DIALECTS[family].factor == config["patch_size"] * config["merge_size"]

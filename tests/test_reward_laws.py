@@ -42,7 +42,9 @@ class Scene:
         """The boxes as the family writes them, with unrounded numbers."""
         if not boxes:
             return self.wrap(self.task.dialect.nothing)
-        scale_4 = np.array(self.task.dialect.units(self.frame) * 2) / (np.array([self.frame.width, self.frame.height] * 2) * self.task.dialect.divisor)
+        scale_4 = np.array(self.task.dialect.units(self.frame) * 2) / (
+            np.array([self.frame.width, self.frame.height] * 2) * self.task.dialect.divisor
+        )
         return self.wrap(self.task.dialect.join([[repr(float(value)) for value in np.array(box) * scale_4] for box in boxes], labels))
 
     def wrap(self, text: str) -> str:
@@ -122,12 +124,19 @@ def test_the_written_truth_earns_the_greatest_total(name: str, data: st.DataObje
     written = scene.task.score(scene.task.write(scene.sample, scene.frame), scene.sample, scene.frame)
     assert written.problem is None
     assert written.total == scene.task.bounds()[1]
-    assert {term: (value, greatest) for (term, value), (_, greatest) in zip(written.terms.items(), scene.task.TERMS.values(), strict=True) if value != greatest} == {}
+    assert {
+        term: (value, greatest)
+        for (term, value), (_, greatest) in zip(written.terms.items(), scene.task.TERMS.values(), strict=True)
+        if value != greatest
+    } == {}
     assert scene.total(scene.boxes, scene.labels) <= written.total + ROUNDING
 
 
 @pytest.mark.parametrize("name", BOX_TASKS)
-@given(data=st.data(), text=st.one_of(st.just(""), st.text(max_size=30), st.sampled_from(["[", "(1,2", "<box>[[9,9,1,1]]</box>", "<think>", "[1, 2, 3]"])))
+@given(
+    data=st.data(),
+    text=st.one_of(st.just(""), st.text(max_size=30), st.sampled_from(["[", "(1,2", "<box>[[9,9,1,1]]</box>", "<think>", "[1, 2, 3]"])),
+)
 def test_malformed_earns_the_least(name: str, data: st.DataObject, text: str) -> None:
     scene = data.draw(scenes(name))
     score = scene.task.score(text, scene.sample, scene.frame)
@@ -357,7 +366,9 @@ DOG, CAT = [100.0, 100, 200, 200], [300.0, 100, 500, 300]
 def detect(boxes: list[list[float]], labels: tuple[str, ...], **settings: object) -> dict[str, float]:
     """Terms of a detection answer where a dog and a cat are."""
     task = make_task("detection", dialect="plain", **settings)
-    sample = Sample(id="s", task="detection", image="", width=640, height=480, query="", truth=Truth(boxes=np.array([DOG, CAT]), labels=("dog", "cat")))
+    sample = Sample(
+        id="s", task="detection", image="", width=640, height=480, query="", truth=Truth(boxes=np.array([DOG, CAT]), labels=("dog", "cat"))
+    )
     frame = frame_of(640, 480, task.dialect)
     return dict(task.score(task.dialect.write(np.array(boxes), labels, frame), sample, frame).terms)
 
@@ -396,7 +407,9 @@ def test_without_the_class_term_labels_are_ignored() -> None:
 
 def test_sequential_pairs_the_kth_box_with_the_kth_truth_in_the_order_written() -> None:
     assert detect([DOG, CAT], ("dog", "cat"), matching="sequential")["location"] == 1
-    assert detect([CAT, DOG], ("cat", "dog"), matching="sequential") == pytest.approx({"format": 1, "number": 0, "location": 0, "class": 0, "missing": -1})
+    assert detect([CAT, DOG], ("cat", "dog"), matching="sequential") == pytest.approx(
+        {"format": 1, "number": 0, "location": 0, "class": 0, "missing": -1}
+    )
     assert detect([CAT, DOG], ("cat", "dog"), matching="hungarian")["location"] == 1
 
 
@@ -418,9 +431,16 @@ def test_greedy_takes_the_best_pair_first_where_hungarian_takes_the_best_sum() -
 
 
 def test_a_broken_truth_is_an_error_whatever_the_model_wrote() -> None:
-    two = Sample(id="s7", task="grounding", image="", width=640, height=480, query="dog", truth=Truth(boxes=np.array([DOG, CAT]), labels=("dog", "cat")))
+    two = Sample(
+        id="s7", task="grounding", image="", width=640, height=480, query="dog", truth=Truth(boxes=np.array([DOG, CAT]), labels=("dog", "cat"))
+    )
     page = Sample(id="s8", task="ocr", image="", width=640, height=480, query="", truth=Truth(text="  "))
-    for name, sample, words in (("grounding", two, "s7.*one true box"), ("ocr", page, "s8.*blank"), ("ocr", two, "s7.*text"), ("detection", page, "s8.*boxes or points")):
+    for name, sample, words in (
+        ("grounding", two, "s7.*one true box"),
+        ("ocr", page, "s8.*blank"),
+        ("ocr", two, "s7.*text"),
+        ("detection", page, "s8.*boxes or points"),
+    ):
         task = make_task(name, dialect="plain")
         for completion in ("", "dog: [1, 2, 3, 4]", "x"):
             with pytest.raises(BadData, match=words):

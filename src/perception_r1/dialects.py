@@ -296,9 +296,13 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (
         Dialect(name="qwen2-vl", units=_thousand, scan=_scan_qwen2, join=_write_qwen2, model_types=("qwen2_vl",), factor=28),
         Dialect(name="qwen2.5-vl", units=_seen, scan=_scan_json, join=_write_json, nothing="[]", model_types=("qwen2_5_vl",), factor=28),
-        Dialect(name="qwen3-vl", units=_thousand, scan=_scan_json, join=_write_json, nothing="[]", model_types=("qwen3_vl", "qwen3_vl_moe"), factor=32),
+        Dialect(
+            name="qwen3-vl", units=_thousand, scan=_scan_json, join=_write_json, nothing="[]", model_types=("qwen3_vl", "qwen3_vl_moe"), factor=32
+        ),
         Dialect(name="internvl", units=_thousand, scan=_scan_internvl, join=_write_internvl, model_types=("internvl", "internvl_chat")),
-        Dialect(name="llava", units=_thousand, scan=_scan_lines, join=_write_lines, divisor=1000, model_types=("llava", "llava_next", "llava_onevision")),
+        Dialect(
+            name="llava", units=_thousand, scan=_scan_lines, join=_write_lines, divisor=1000, model_types=("llava", "llava_next", "llava_onevision")
+        ),
         Dialect(name="plain", units=_original, scan=_scan_lines, join=_write_lines),
     )
 }
@@ -319,7 +323,9 @@ def dialect_of_model(model_type: str) -> Dialect:
     raise BadData(f"model type {model_type!r} has no known way of writing boxes: name one with --dialect ({', '.join(DIALECTS)})")
 
 
-def frame_of(width: int, height: int, dialect: Dialect, *, seen: tuple[int, int] | None = None, min_pixels: int = 3136, max_pixels: int = 1_000_000) -> Frame:
+def frame_of(
+    width: int, height: int, dialect: Dialect, *, seen: tuple[int, int] | None = None, min_pixels: int = 3136, max_pixels: int = 1_000_000
+) -> Frame:
     """The frame of an image: `seen` when known, else what the dialect's processor makes of it within the pixel limits.
 
     The defaults are Qwen's smallest image and the 1,000,000 pixels of the paper's code. Families that do not resize by

@@ -64,7 +64,9 @@ class Task(ABC):
         if not self.thinking:
             return text
         if tag := next((tag for tag in _TAGS if tag in text or tag in thought), None):
-            raise BadData(f"sample {sample.id}: {tag} is in the truth or the thought, so it could not be read back: use thinking=False or leave it out")
+            raise BadData(
+                f"sample {sample.id}: {tag} is in the truth or the thought, so it could not be read back: use thinking=False or leave it out"
+            )
         return f"<think>{thought}</think><answer>{text}</answer>"
 
     def read(self, completion: str, frame: Frame) -> Answer:
