@@ -1,7 +1,7 @@
 """Drawn scenes for the four tasks: coloured shapes on a light ground, and short printed texts. No download, no hub.
 
-Every scene follows from (seed, split, index) alone. A scene's layout decides, by its hash, which split may hold it, so train,
-validation and test never share one, whatever the seeds.
+Every scene follows from (seed, split, index) alone. What is drawn (a scene's objects; a page's words, their places and its
+ground) decides, by its hash, which split may hold it, so train, validation and test never share one, whatever the seeds.
 """
 
 import hashlib
@@ -117,7 +117,7 @@ def _counting_layout(options: SceneOptions, split: str, rng: np.random.Generator
         label = f"{colour} {shape}" if by_colour else shape
         wanted = [(colour if by_colour else str(rng.choice(list(COLOURS))), shape) for _ in range(rng.integers(options.min_count, options.max_count + 1))]
         others = [kind for kind in (_random_kind(rng) for _ in range(rng.integers(0, options.max_distractors + 1))) if not _is(label, *kind)]
-        kinds = [kind for kind in wanted + others]
+        kinds = wanted + others
         layout = _place([kinds[i] for i in rng.permutation(len(kinds))], options.side, rng)
         if layout is not None and _in_split(layout, split):
             return label, layout
@@ -165,28 +165,32 @@ def draw(layout: Layout, side: int, ground: tuple[int, int, int]) -> Image.Image
     return image.resize((side, side), Image.Resampling.BOX)
 
 
-def _page(split: str, rng: np.random.Generator) -> tuple[str, ...]:
+Line = tuple[str, int, int]
+"""A printed word and the place of its top left corner, x and y in pixels."""
+
+
+def _page(side: int, ground: tuple[int, int, int], split: str, rng: np.random.Generator) -> tuple[Line, ...]:
     while True:
-        words = tuple(str(word) for word in rng.choice(WORDS, rng.integers(1, 4)))
-        if _in_split((words, int(rng.integers(1 << 16))), split):
-            return words
+        words, top = rng.choice(WORDS, rng.integers(1, 4)), int(rng.integers(0, side // 8))
+        lines = tuple((str(word), int(rng.integers(side // 32, side // 8)), top + k * side * 9 // 32) for k, word in enumerate(words))
+        if _in_split((lines, ground), split):
+            return lines
 
 
-def _draw_page(words: tuple[str, ...], side: int, ground: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
+def _draw_page(lines: Sequence[Line], side: int, ground: tuple[int, int, int]) -> Image.Image:
     image = Image.new("RGB", (side, side), ground)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=side * 0.2)
-    top = int(rng.integers(0, side // 8))
-    for line, word in enumerate(words):
-        pen.text((int(rng.integers(side // 32, side // 8)), top + line * side * 9 // 32), word, fill="#202020", font=font)
+    for word, x, y in lines:
+        pen.text((x, y), word, fill="#202020", font=font)
     return image
 
 
-def _ask(tasks: Sequence[str], index: int, options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, str, Truth]]]:
+def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, str, Truth]]]:
     """One scene and its (task, query, truth) questions."""
     ground = tuple(int(value) for value in rng.integers(225, 256, 3))
     if tasks == ("ocr",):
-        words = _page(split, rng)
-        return _draw_page(words, options.side, ground, rng), [("ocr", "", Truth(text="\n".join(words)))]
+        lines = _page(options.side, ground, split, rng)
+        return _draw_page(lines, options.side, ground), [("ocr", "", Truth(text="\n".join(word for word, _, _ in lines)))]
     if tasks == ("counting",):
         label, layout = _counting_layout(options, split, rng)
         return draw(layout, options.side, ground), [("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label))]
@@ -207,7 +211,7 @@ def _ask(tasks: Sequence[str], index: int, options: SceneOptions, split: str, rn
 def _choose_phrases(names: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
     """Up to `most` phrases, one in three a relation where there is one: relations would else crowd out the rest."""
     groups = [[name for name in names if (" the " in name) == relation] for relation in (False, True)]
-    order = rng.permutation([name for name in names]).tolist() if not all(groups) else []
+    order = [] if all(groups) else rng.permutation(names).tolist()
     while all(groups) and len(order) < most:
         group = groups[int(rng.random() < 1 / 3)]
         order.append(group.pop(int(rng.integers(len(group)))))
@@ -244,7 +248,7 @@ def scenes(tasks: Sequence[str], *, n: int, seed: int = 0, split: str = "train",
     made = index = 0
     while made < n:
         rng = np.random.default_rng([seed, SPLITS[split].start, sum(map(ord, "".join(tasks))), index])
-        image, asked = _ask(tasks, index, options, split, rng)
+        image, asked = _ask(tasks, options, split, rng)
         index += 1
         if not asked:  # a scene of which no phrase is true of exactly one object
             continue

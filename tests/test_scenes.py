@@ -1,0 +1,159 @@
+"""Drawn scenes: what a sample claims is what the pixels show, and no scene is in two splits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from perception_r1.data.check import check_samples
+from perception_r1.data.scenes import COLOURS, SHAPES, SPLITS, WORDS, SceneOptions, scene_samples, scenes
+from perception_r1.records import BadData, Sample
+
+ALL = ("detection", "grounding", "counting")
+
+
+def ink(image: Image.Image) -> np.ndarray:
+    """Where a scene's pixels (H, W) are far from its ground, which fills the border's most common colour."""
+    pixels = np.asarray(image, dtype=int)
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    return np.abs(pixels - colours[counts.argmax()]).sum(-1) > 30
+
+
+def drawing(image: Image.Image) -> bytes:
+    """A picture's identity: for shapes their inks only, so that another ground makes no other scene."""
+    inked = ink(image)
+    colours = [ImageColor.getrgb(code) for code in COLOURS.values()]
+    pixels = np.asarray(image, dtype=int)
+    exact = np.stack([np.abs(pixels - np.array(colour)).sum(-1) == 0 for colour in colours]) & inked
+    return exact.tobytes()
+
+
+def test_the_same_seed_draws_the_same_scenes_and_another_seed_others() -> None:
+    def drawn(seed: int) -> list[bytes]:
+        return [image.tobytes() for image, _ in scenes(ALL, n=20, seed=seed)]
+
+    assert drawn(1) == drawn(1)
+    assert not set(drawn(1)) & set(drawn(2))
+
+
+@pytest.mark.parametrize("tasks", [ALL, ("counting",), ("ocr",)])
+def test_splits_never_share_a_scene_whatever_the_seed(tasks: tuple[str, ...]) -> None:
+    few = SceneOptions(min_objects=1, max_objects=1, min_count=1, max_count=1, max_distractors=0)  # few layouts: chance alone would repeat some
+    identity = Image.Image.tobytes if tasks == ("ocr",) else drawing
+    seen = {split: {identity(image) for seed in range(4) for image, _ in scenes(tasks, n=60, seed=seed, split=split, options=few)} for split in SPLITS}
+    assert sum(map(len, seen.values())) > 300
+    assert len(set.union(*seen.values())) == sum(map(len, seen.values()))
+
+
+def test_a_layout_belongs_to_one_split_only() -> None:
+    from perception_r1.data.scenes import _in_split, _layout
+
+    rng = np.random.default_rng(0)
+    for split in SPLITS:
+        layout = _layout(SceneOptions(), split, rng)
+        assert [name for name in SPLITS if _in_split(layout, name)] == [split]
+
+
+def test_an_objects_ink_reaches_every_side_of_its_box_and_no_further() -> None:
+    for image, asked in scenes(["detection"], n=40, seed=3):
+        inked = ink(image)
+        outside = inked.copy()
+        for x1, y1, x2, y2 in asked[0].truth.boxes.astype(int):
+            patch = inked[y1:y2, x1:x2]
+            assert patch[:, 0].any()
+            assert patch[:, -1].any()
+            assert patch[0].any()
+            assert patch[-1].any()
+            outside[y1:y2, x1:x2] = False
+        assert not outside.any()
+
+
+def test_a_counting_truth_is_the_number_of_such_inks() -> None:
+    for image, (sample,) in scenes(["counting"], n=60, seed=4, options=SceneOptions(ask="colour", max_distractors=0)):
+        colour = np.array(ImageColor.getrgb(COLOURS[sample.query.split()[0]]))
+        centres = ((sample.truth.boxes[:, :2] + sample.truth.boxes[:, 2:]) / 2).astype(int)
+        pixels = np.asarray(image, dtype=int)
+        for x, y in centres:
+            assert np.abs(pixels[max(y - 2, 0) : y + 6, x - 1 : x + 2] - colour).sum(-1).min() < 12
+        assert ink(image).any() == bool(len(sample.truth))
+
+
+def test_counts_cover_the_asked_range_and_nothing_else() -> None:
+    counts = {len(sample.truth) for _, (sample,) in scenes(["counting"], n=200, seed=5, options=SceneOptions(min_count=0, max_count=12))}
+    assert counts == set(range(13))
+    assert {len(s.truth) for _, (s,) in scenes(["counting"], n=60, seed=5, options=SceneOptions(min_count=3, max_count=4))} == {3, 4}
+
+
+def test_counting_in_a_shared_scene_stays_in_range() -> None:
+    narrow = SceneOptions(max_objects=8, max_count=2)
+    counts = [len(sample.truth) for _, asked in scenes(ALL, n=150, seed=6, options=narrow) for sample in asked if sample.task == "counting"]
+    assert set(counts) == {0, 1, 2}
+    assert counts.count(0) < len(counts) / 2
+
+
+def holds(name: str, box: np.ndarray, others: dict[str, list[np.ndarray]]) -> bool:
+    """Whether a relation phrase's second half is true of a box: an oracle in terms of centres only."""
+    for words, axis, sign in ((" left of the ", 0, -1), (" right of the ", 0, 1), (" above the ", 1, -1), (" below the ", 1, 1)):
+        if words in name:
+            anchor = others[name.split(words)[1]]
+            centre = (box[axis] + box[axis + 2]) / 2
+            return len(anchor) == 1 and sign * (centre - (anchor[0][axis] + anchor[0][axis + 2]) / 2) > 4
+    return True
+
+
+def test_a_phrase_is_true_of_its_object_and_a_relation_has_one_anchor() -> None:
+    relations = 0
+    for image, asked in scenes(["detection", "grounding"], n=150, seed=7):
+        pixels = np.asarray(image, dtype=int)
+        detection, grounded = asked[0], asked[1:]
+        kinds: dict[str, list[np.ndarray]] = {}
+        for box, shape in zip(detection.truth.boxes, detection.truth.labels, strict=True):
+            x, y = int(box[[0, 2]].mean()), int(box[1] * 0.4 + box[3] * 0.6)
+            colour = min(COLOURS, key=lambda name: np.abs(pixels[y, x] - np.array(ImageColor.getrgb(COLOURS[name]))).sum())
+            kinds.setdefault(f"{colour} {shape}", []).append(box)
+        for sample in grounded:
+            (box,) = sample.truth.boxes
+            head = sample.query.split(" the ")[0].replace(" left of", "").replace(" right of", "").replace(" above", "").replace(" below", "")
+            head = " ".join(word for word in head.split() if word not in ("small", "large"))
+            named = [kind for kind, boxes in kinds.items() if any(np.array_equal(box, other) for other in boxes)]
+            assert named[0].endswith(head)
+            assert holds(sample.query, box, kinds)
+            relations += " the " in sample.query
+            if sample.query == named[0]:
+                assert len(kinds[named[0]]) == 1
+    assert relations > 20
+
+
+def test_every_truth_earns_full_marks_in_every_dialect(tmp_path: Path) -> None:
+    samples = scene_samples("detection+grounding+counting", folder=tmp_path, n=12, seed=8) + scene_samples("ocr", folder=tmp_path, n=4, seed=8)
+    report = check_samples(samples)
+    assert report.problems.count == 0
+    assert set(report.samples) == {"detection", "grounding", "counting", "ocr"}
+
+
+def test_pages_hold_known_words(tmp_path: Path) -> None:
+    for sample in scene_samples("ocr", folder=tmp_path, n=20, seed=9):
+        assert set(str(sample.truth.text).split("\n")) <= set(WORDS)
+        assert ink(Image.open(sample.image_path).convert("RGB")).any()
+
+
+def test_a_detection_prompt_lists_the_shapes(tmp_path: Path) -> None:
+    (sample,) = [sample for _, (sample,) in scenes(["detection"], n=1, seed=1)]
+    assert isinstance(sample, Sample)
+    assert sample.categories == SHAPES
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"split": "holdout"}, "split 'holdout' is not known: expected one of train"),
+        ({"tasks": "juggling"}, "task 'juggling' is not known"),
+        ({"max_count": 13}, "<= 12 objects"),
+        ({"min_objects": 5, "max_objects": 2}, "found 5 and 2"),
+        ({"side": 8}, "side >= 64"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, words: dict, message: str) -> None:
+    with pytest.raises(BadData, match=message):
+        scene_samples(words.pop("tasks", "counting"), **{"folder": tmp_path, "n": 1, **words})
