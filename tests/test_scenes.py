@@ -1,5 +1,6 @@
 """Drawn scenes: what a sample claims is what the pixels show, and no scene is in two splits."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ def test_the_same_seed_draws_the_same_scenes_and_another_seed_others() -> None:
 def test_splits_never_share_a_scene_whatever_the_seed(tasks: tuple[str, ...]) -> None:
     few = SceneOptions(min_objects=1, max_objects=1, min_count=1, max_count=1, max_distractors=0)  # few layouts: chance alone would repeat some
     identity = Image.Image.tobytes if tasks == ("ocr",) else drawing
-    seen = {split: {identity(image) for seed in range(4) for image, _ in scenes(tasks, n=60, seed=seed, split=split, options=few)} for split in SPLITS}
+    seen: dict[str, set[bytes]] = {split: set() for split in SPLITS}
+    for split, seed in itertools.product(SPLITS, range(4)):
+        seen[split] |= {identity(image) for image, _ in scenes(tasks, n=60, seed=seed, split=split, options=few)}
     assert sum(map(len, seen.values())) > 300
     assert len(set.union(*seen.values())) == sum(map(len, seen.values()))
 

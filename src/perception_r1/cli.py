@@ -257,7 +257,7 @@ def passed_on(context: typer.Context, recipe: str) -> list[str]:
     return list(context.args)
 
 
-@app.command(context_settings=PASS_THROUGH, epilog="Example: perception-r1 sft tiny-grounding --max_steps 200 --output_dir runs/sft")
+@app.command(context_settings=PASS_THROUGH, epilog="Example: perception-r1 sft tiny-base --max_steps 200 --output_dir runs/sft")
 def sft(context: typer.Context, recipe: Recipe) -> None:
     """Supervised fine-tuning on the truths of a task. Any --key value after RECIPE overrides it (ours, or TRL's SFTConfig and ModelConfig)."""
     overrides = passed_on(context, recipe)

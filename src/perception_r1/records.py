@@ -65,6 +65,12 @@ class Truth:
         if self.text is None and len(self.labels) != len(self):
             raise BadData(f"labels: expected {len(self)}, one for each object, found {len(self.labels)}")
 
+    def needed_boxes(self) -> np.ndarray:
+        """The boxes (M, 4). Raises BadData where the truth is points or text."""
+        if self.boxes is None:
+            raise BadData(f"truth: expected boxes, found {'points' if self.points is not None else 'text'}")
+        return self.boxes
+
     def __len__(self) -> int:
         objects = self.boxes if self.boxes is not None else self.points
         return 0 if objects is None else len(objects)

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -23,7 +24,7 @@ WORDS = tuple(
     "apple bird blue boat book cake cloud door fish five fox game gold green hand home horse house jump lamp leaf lion milk moon nine "
     "open park rain red ring river road seven ship six snow star sun ten tree two water white wind wood zero".split()
 )
-SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
+SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 """Which tenths of all layouts, by hash, a split may hold."""
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 _SUPERSAMPLING = 4
@@ -69,6 +70,8 @@ class Shape:
 
 
 Layout = tuple[Shape, ...]
+Ground = tuple[int, ...]
+"""Red, green and blue of what lies behind the objects, 0 to 255."""
 
 
 def _place(kinds: Sequence[tuple[str, str]], side: int, rng: np.random.Generator) -> Layout | None:
@@ -115,7 +118,8 @@ def _counting_layout(options: SceneOptions, split: str, rng: np.random.Generator
         colour, shape = _random_kind(rng)
         by_colour = options.ask == "colour" or (options.ask == "any" and rng.random() < 0.5)
         label = f"{colour} {shape}" if by_colour else shape
-        wanted = [(colour if by_colour else str(rng.choice(list(COLOURS))), shape) for _ in range(rng.integers(options.min_count, options.max_count + 1))]
+        count = rng.integers(options.min_count, options.max_count + 1)
+        wanted = [(colour if by_colour else str(rng.choice(list(COLOURS))), shape) for _ in range(count)]
         others = [kind for kind in (_random_kind(rng) for _ in range(rng.integers(0, options.max_distractors + 1))) if not _is(label, *kind)]
         kinds = wanted + others
         layout = _place([kinds[i] for i in rng.permutation(len(kinds))], options.side, rng)
@@ -144,7 +148,7 @@ def phrases(layout: Layout) -> dict[str, Shape]:
     return {name: it for name, it in unique.items() if " the " not in name or kinds.count(name.split(" the ")[1]) == 1}
 
 
-def draw(layout: Layout, side: int, ground: tuple[int, int, int]) -> Image.Image:
+def draw(layout: Layout, side: int, ground: Ground) -> Image.Image:
     """The picture of a layout, anti-aliased; each object's ink fills its box exactly."""
     scale = _SUPERSAMPLING
     image = Image.new("RGB", (side * scale, side * scale), ground)
@@ -169,7 +173,7 @@ Line = tuple[str, int, int]
 """A printed word and the place of its top left corner, x and y in pixels."""
 
 
-def _page(side: int, ground: tuple[int, int, int], split: str, rng: np.random.Generator) -> tuple[Line, ...]:
+def _page(side: int, ground: Ground, split: str, rng: np.random.Generator) -> tuple[Line, ...]:
     while True:
         words, top = rng.choice(WORDS, rng.integers(1, 4)), int(rng.integers(0, side // 8))
         lines = tuple((str(word), int(rng.integers(side // 32, side // 8)), top + k * side * 9 // 32) for k, word in enumerate(words))
@@ -177,7 +181,7 @@ def _page(side: int, ground: tuple[int, int, int], split: str, rng: np.random.Ge
             return lines
 
 
-def _draw_page(lines: Sequence[Line], side: int, ground: tuple[int, int, int]) -> Image.Image:
+def _draw_page(lines: Sequence[Line], side: int, ground: Ground) -> Image.Image:
     image = Image.new("RGB", (side, side), ground)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=side * 0.2)
     for word, x, y in lines:
@@ -185,9 +189,13 @@ def _draw_page(lines: Sequence[Line], side: int, ground: tuple[int, int, int]) -
     return image
 
 
-def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, str, Truth]]]:
-    """One scene and its (task, query, truth) questions."""
-    ground = tuple(int(value) for value in rng.integers(225, 256, 3))
+Question = tuple[str, str, Truth]
+"""Task, query, truth."""
+
+
+def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[Image.Image, list[Question]]:
+    """One scene and its questions."""
+    ground: Ground = tuple(rng.integers(225, 256, 3).tolist())
     if tasks == ("ocr",):
         lines = _page(options.side, ground, split, rng)
         return _draw_page(lines, options.side, ground), [("ocr", "", Truth(text="\n".join(word for word, _, _ in lines)))]
@@ -195,7 +203,7 @@ def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random
         label, layout = _counting_layout(options, split, rng)
         return draw(layout, options.side, ground), [("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label))]
     layout = _layout(options, split, rng)
-    asked: list[tuple[str, str, Truth]] = []
+    asked: list[Question] = []
     if "detection" in tasks:
         asked.append(("detection", "", Truth(boxes=_boxes(layout), labels=tuple(it.shape for it in layout))))
     if "grounding" in tasks:
@@ -235,7 +243,9 @@ def _truth(objects: Sequence[Shape], label: str) -> Truth:
     return Truth(boxes=_boxes(objects), labels=(label,) * len(objects))
 
 
-def scenes(tasks: Sequence[str], *, n: int, seed: int = 0, split: str = "train", options: SceneOptions | None = None) -> Iterator[tuple[Image.Image, list[Sample]]]:
+def scenes(
+    tasks: Sequence[str], *, n: int, seed: int = 0, split: str = "train", options: SceneOptions | None = None
+) -> Iterator[tuple[Image.Image, list[Sample]]]:
     """Yields `n` pictures, each with its samples. `tasks` are asked of the same picture; ocr and counting draw their own.
 
     Sample images are named `{split}-{seed}-{index}.png`, relative to wherever the caller saves them.
@@ -253,15 +263,18 @@ def scenes(tasks: Sequence[str], *, n: int, seed: int = 0, split: str = "train",
         if not asked:  # a scene of which no phrase is true of exactly one object
             continue
         name = f"{'-'.join(tasks)}-{split}-{seed}-{index:06d}"
-        yield image, [
-            Sample(id=f"{name}-{k}", task=task, image=f"{name}.png", width=image.width, height=image.height, query=query, truth=truth, source="scenes",
-                   categories=SHAPES if task == "detection" else None)
-            for k, (task, query, truth) in enumerate(asked)
-        ]  # fmt: skip
+        yield image, [_sample(f"{name}-{k}", f"{name}.png", image.size, *question) for k, question in enumerate(asked)]
         made += 1
 
 
-def scene_samples(tasks: str, *, folder: Path | str, n: int, seed: int = 0, split: str = "train", **options: int | str) -> list[Sample]:
+def _sample(name: str, file: str, size: tuple[int, int], task: str, query: str, truth: Truth) -> Sample:
+    categories = SHAPES if task == "detection" else None
+    return Sample(
+        id=name, task=task, image=file, width=size[0], height=size[1], query=query, truth=truth, source="scenes", categories=categories
+    )
+
+
+def scene_samples(tasks: str, *, folder: Path | str, n: int, seed: int = 0, split: str = "train", **options: Any) -> list[Sample]:
     """Draws `n` scenes for `tasks` (one, or several joined by `+`) into `folder` and returns their samples."""
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ Everything downstream treats it as any other Hugging Face model folder. Sizes fo
 
 import re
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor, set_seed
@@ -90,11 +91,11 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
         "depth": 3, "hidden_size": 128, "intermediate_size": 384, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": MERGE,
         "temporal_patch_size": 2, "out_hidden_size": 128, "num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [0, 1],
     }  # fmt: skip
-    return Qwen3VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"), vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
-        pad_token_id=token(_PAD), eos_token_id=token(_END),
-    )  # fmt: skip
+    marks: dict[str, Any] = {
+        "image_token_id": token("<|image_pad|>"), "video_token_id": token("<|video_pad|>"), "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"), "pad_token_id": token(_PAD), "eos_token_id": token(_END),
+    }  # fmt: skip
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks)
 
 
 def save_untrained(folder: Path | str, seed: int = 0) -> None:

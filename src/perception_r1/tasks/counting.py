@@ -52,7 +52,7 @@ def distance_score(answer: Answer, truth: Truth, image_diagonal: float, matching
     if truth.boxes is not None:
         true_M2, radius_M = centres(truth.boxes), diagonals(truth.boxes) / 2
     else:
-        true_M2, radius_M = truth.points, np.full(len(truth), POINT_RADIUS * image_diagonal)
+        true_M2, radius_M = np.asarray(truth.points), np.full(len(truth), POINT_RADIUS * image_diagonal)
     value_NM = np.clip(1 - pairwise_distance(predicted_N2, true_M2) / radius_M, 0, None)
     total, _ = total_and_hits(value_NM, matching)
     return total / max(answer.count, len(truth))

@@ -50,7 +50,7 @@ class Detection(BoxTask):
 
     def _matched(self, answer: Answer, truth: Truth, *, named: bool, threshold: float = 0.5) -> tuple[float, int]:
         order = np.arange(len(answer.boxes)) if self.matching == "sequential" else canonical_order(answer)
-        value_NM = pairwise_iou(answer.boxes[order], truth.boxes)
+        value_NM = pairwise_iou(answer.boxes[order], truth.needed_boxes())
         if named:
             value_NM = value_NM * same_names([answer.labels[n] for n in order], truth.labels)
         return total_and_hits(value_NM, self.matching, threshold)

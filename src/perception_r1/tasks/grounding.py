@@ -45,12 +45,12 @@ class Grounding(BoxTask):
         return {"mean_iou": iou} | {f"acc@{threshold}": float(iou >= threshold) for threshold in THRESHOLDS}
 
     def metrics(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        average = sum(means[f"acc@{threshold}"] for threshold in THRESHOLDS) / len(THRESHOLDS)
-        return {**{f"acc@{threshold}": means[f"acc@{threshold}"] for threshold in THRESHOLDS}, "acc@avg": average, "mean_iou": means["mean_iou"]}
+        accuracy = {f"acc@{threshold}": means[f"acc@{threshold}"] for threshold in THRESHOLDS}
+        return accuracy | {"acc@avg": np.mean(list(accuracy.values()), axis=0), "mean_iou": means["mean_iou"]}
 
 
 def iou_with_truth(answer: Answer, truth: Truth) -> float:
     """IoU of the one predicted box with the one true box; 1 when both say that nothing is there, 0 when only one does."""
     if not len(truth):
         return float(answer.count == 0)
-    return float(pairwise_iou(answer.boxes, truth.boxes).sum()) if len(answer.boxes) else 0.0
+    return float(pairwise_iou(answer.boxes, truth.needed_boxes()).sum()) if len(answer.boxes) else 0.0

@@ -12,10 +12,10 @@ from rich.table import Table
 from ..data.mixture import load_data
 from ..data.samples import open_image
 from ..evaluation.backends import read_settings
-from ..evaluation.metrics import paired_difference, read_answers, statistics
+from ..evaluation.metrics import coco_ap_difference, paired_difference, read_answers, statistics
 from ..evaluation.report import write_report
 from ..evaluation.run import evaluate, write_metrics
-from ..records import Answer
+from ..records import Answer, BadData
 from ..tasks import make_task
 from .dataset import processor_frame
 from .recipe import RecipeArguments
@@ -25,17 +25,28 @@ CURVES = ("reward", "kl", "parse_failure_rate", "constant/reward", "completions/
 
 
 class Comparison:
-    """Measures a model on `eval_data` before and after training, and writes metrics.json and report.html."""
+    """Measures a model on `eval_data` before and after training, and writes metrics.json and report.html.
+
+    Without `eval_data` nothing is measured and the report shows the curves alone.
+    """
 
     def __init__(self, ours: RecipeArguments, args: Any, ready: Any) -> None:
         self.ours, self.args, self.ready = ours, args, ready
         self.output = Path(str(args.output_dir))
-        self.samples = load_data(str(ours.eval_data), ours.task)
-        self.task = make_task(self.samples[0].task, dialect=ready.dialect, thinking=ours.thinking)
+        self.samples = load_data(ours.eval_data, ours.task)[: ours.eval_limit] if ours.eval_data else []
+        if len(named := {sample.task for sample in self.samples}) > 1:
+            raise BadData(f"eval_data {ours.eval_data}: found samples of {', '.join(sorted(named))}, expected one task")
+        self.task = make_task(self.samples[0].task if self.samples else next(iter(ready.tasks)), dialect=ready.dialect, thinking=ours.thinking)
+        size = getattr(ready.processor.image_processor, "size", None) or {}
+        edges = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+        self.pixels: dict[str, Any] = edges if ours.min_pixels or ours.max_pixels else {}
+        """Image limits of the training's processor, where the recipe sets any."""
         self.results: dict[str, dict[str, Any]] = {}
 
     def measure(self, when: str, model: str | Path) -> None:
         """Greedy answers of `model` on the held-out samples, into `output`/`when`; a resumed run keeps those it has."""
+        if not self.samples:
+            return
         done = self.output / when / "metrics.json"
         if when == "before" and self.ready.checkpoint and done.is_file():
             self.results[when] = json.loads(done.read_text(encoding="utf-8"))
@@ -43,9 +54,10 @@ class Comparison:
         Console().print(f"[bold]{when} RL[/]: {self.ours.eval_data}")
         self.results[when] = evaluate(
             data=self.ours.eval_data, output=self.output / when, model=model, task=self.ours.task, dialect=self.ready.dialect.name,
+            limit=self.ours.eval_limit,
             thinking=self.ours.thinking, batch_size=self.ours.eval_batch_size, seed=self.args.seed,
             max_new_tokens=self.ours.eval_max_new_tokens or self.args.max_completion_length,
-            min_pixels=self.ours.min_pixels, max_pixels=self.ours.max_pixels,
+            **self.pixels,
         )  # fmt: skip
 
     def _answers(self, when: str) -> tuple[list[Answer | None], list[str]]:
@@ -56,19 +68,26 @@ class Comparison:
 
     def report(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.json` (after, with before and the paired difference) and `report.html`; prints the table."""
-        before, after = self._answers("before"), self._answers("after")
-        measured = [statistics(self.task, self.samples, *given) for given in (before, after)]
-        paired = paired_difference(self.task, *measured, seed=self.args.seed)
-        write_metrics({**self.results["after"], "before": self.results["before"]["metrics"], "paired": paired}, self.output / "metrics.json")
-        Console().print(self._table(paired))
+        paired, pictures = self._compared() if self.samples else ({}, [])
+        found = {when: result["metrics"] for when, result in self.results.items()}
+        if self.samples:
+            write_metrics({**self.results["after"], "before": found["before"], "paired": paired}, self.output / "metrics.json")
+            Console().print(self._table(paired))
         for note in self.notes():
             Console().print(f"- {note}")
         path = write_report(
             self.output, title=f"{self.output.name}: {self.task.name} before and after RL", curves=curves(history),
-            metrics_before=self.results["before"]["metrics"], metrics_after=self.results["after"]["metrics"], paired=paired,
-            pictures=self._pictures(before[0], after[0]), notes=self.notes(),
+            metrics_before=found.get("before", {}), metrics_after=found.get("after", {}), paired=paired, pictures=pictures, notes=self.notes(),
         )  # fmt: skip
-        Console().print(f"checkpoint, rollouts.parquet, metrics.json and [bold]{path}[/]")
+        Console().print(f"checkpoint, rollouts.parquet and [bold]{path}[/]")
+
+    def _compared(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        before, after = self._answers("before"), self._answers("after")
+        measured = [statistics(self.task, self.samples, *given) for given in (before, after)]
+        paired = paired_difference(self.task, *measured, seed=self.args.seed)
+        if self.task.name == "detection":
+            paired = coco_ap_difference(self.samples, before[0], after[0], seed=self.args.seed) | paired
+        return paired, self._pictures(before[0], after[0])
 
     def _table(self, paired: Mapping[str, Any]) -> Table:
         table = Table("metric", "before RL", "after RL", "paired difference", title=f"{len(self.samples):,} held-out samples, greedy, 95 % intervals")
@@ -82,19 +101,22 @@ class Comparison:
         shown = read_settings(self.ready.model).get("shown")
         notes = [f"What the base's supervised training contained: {shown}"] if shown else []
         main = self.task.MAIN_METRIC
-        notes.append(f"The main metric is {main} ({'lower' if main in self.task.LOWER_IS_BETTER else 'higher'} is better), of greedy answers.")
-        if shown and str(self.ours.data).startswith("coco"):
-            notes.append("The bundled tiny policy sees 64 x 64 pixels and was trained on drawn shapes: it does not learn COCO. This run shows that the path works.")
+        better = "lower" if main in self.task.LOWER_IS_BETTER else "higher"
+        if self.samples:
+            notes.append(f"The main metric is {main} ({better} is better), of greedy answers to the same {len(self.samples):,} held-out samples.")
+        else:
+            notes.append("Nothing was measured: name held-out samples with --eval_data to see before and after.")
+        if shown and any(sample.source != "scenes" for sample in self.ready.samples):
+            notes.append("The bundled tiny policy sees 64 x 64 pixels and knows drawn shapes: it does not learn photographs. This shows the path only.")
         return notes
 
     def _pictures(self, before: Sequence[Answer | None], after: Sequence[Answer | None]) -> list[dict[str, Any]]:
         """Held-out samples taken evenly over the file, so that nobody chose them."""
         picks = np.unique(np.linspace(0, len(self.samples) - 1, PICTURES).astype(int))
         return [
-            {"image": open_image(self.samples[int(k)]), "truth": self.samples[int(k)].truth, "before": before[k], "after": after[k],
-             "caption": f"{self.samples[int(k)].id}: {self.task.prompt(self.samples[int(k)])}"}
-            for k in picks
-        ]  # fmt: skip
+            {"image": open_image(it), "truth": it.truth, "before": before[k], "after": after[k], "caption": f"{it.id}: {self.task.prompt(it)}"}
+            for k, it in ((int(pick), self.samples[int(pick)]) for pick in picks)
+        ]
 
 
 def _cell(entry: Mapping[str, Any], sign: str = "") -> str:

@@ -15,11 +15,13 @@ class ShortLog(TrainerCallback):
     def __init__(self) -> None:
         self.console, self.start = Console(), time.monotonic()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        given = {name.replace("terms/", ""): logs[name] for name in logs or {} if name in SHOWN or "terms/" in name}
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs = kwargs.get("logs") or {}
+        given = {name.replace("terms/", ""): value for name, value in logs.items() if name in SHOWN or "terms/" in name}
         if state.is_world_process_zero and given:
             figures = "  ".join(f"{name} {float(value):.3f}" for name, value in given.items() if value is not None)
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {time.monotonic() - self.start:.0f} s  {figures}", highlight=False, soft_wrap=True)
+            line = f"step {state.global_step}/{state.max_steps}  {time.monotonic() - self.start:.0f} s  {figures}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 def quiet(trainer: Trainer) -> None:

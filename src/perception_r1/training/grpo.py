@@ -47,10 +47,16 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     check_model_folder(model)
     dialect = dialect_for(model, ours.dialect)
     processor = transformers.AutoProcessor.from_pretrained(model)
-    limit_pixels(processor, ours.min_pixels, ours.max_pixels)
+    limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
     samples = load_data(ours.data, ours.task)
     tasks = tasks_for(samples, dialect=dialect, thinking=ours.thinking, **task_settings)
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
+
+
+def _largest(processor: Any, max_pixels: int | None) -> int | None:
+    """The smaller of a recipe's limit and the processor's own: a recipe never makes a model see larger images than it knows."""
+    size = getattr(processor.image_processor, "size", None) or {}
+    return min(max_pixels, size["longest_edge"]) if max_pixels and "longest_edge" in size else max_pixels
 
 
 def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
@@ -59,8 +65,8 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     ready = prepare(ours, args, matching=ours.matching, weights=ours.term_weights())
     args.remove_unused_columns = False
     args.model_init_kwargs = _init_kwargs(args, model_args)
-    trainer, rollouts = _trainer(ours, args, model_args, ready)
-    comparison = Comparison(ours, args, ready) if ours.eval_data and trainer.is_world_process_zero() else None
+    trainer = _trainer(ours, args, model_args, ready)
+    comparison = Comparison(ours, args, ready) if trainer.is_world_process_zero() else None
     if comparison:
         comparison.measure("before", ready.model)
     quiet(trainer)
@@ -69,23 +75,24 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     if trainer.is_world_process_zero():
         output = Path(str(args.output_dir))
         write_parquet(list(output.glob("rollouts-*.jsonl")), output / "rollouts.parquet")
-        if comparison:
-            comparison.measure("after", output)
-            comparison.report(trainer.state.log_history)
+    if comparison:
+        comparison.measure("after", Path(str(args.output_dir)))
+        comparison.report(trainer.state.log_history)
     return Path(str(args.output_dir))
 
 
 def _init_kwargs(args: GRPOConfig, model_args: ModelConfig) -> dict[str, Any]:
     given = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation, "revision": model_args.model_revision}
-    return {name: value for name, value in given.items() if value is not None} | dict(args.model_init_kwargs or {})
+    declared: Any = args.model_init_kwargs or {}
+    return {name: value for name, value in given.items() if value is not None} | declared
 
 
-def _trainer(ours: RecipeArguments, args: GRPOConfig, model_args: ModelConfig, ready: Prepared) -> tuple[GRPOTrainer, Path]:
+def _trainer(ours: RecipeArguments, args: GRPOConfig, model_args: ModelConfig, ready: Prepared) -> GRPOTrainer:
     rollouts = Path(str(args.output_dir)) / f"rollouts-{args.process_index}.jsonl"
     done = int(Path(ready.checkpoint).name.rpartition("-")[2]) if ready.checkpoint else 0
     keep_before(rollouts, done)
     reward = PerceptionReward(ready.tasks, processor_frame(ready.processor, ready.dialect), ready.processor.tokenizer, rollouts)
-    trainer = GRPOTrainer(
+    return GRPOTrainer(
         model=ready.model,
         reward_funcs=reward,
         args=args,
@@ -94,7 +101,6 @@ def _trainer(ours: RecipeArguments, args: GRPOConfig, model_args: ModelConfig, r
         peft_config=get_peft_config(model_args),
         callbacks=[MarkComplete()],
     )
-    return trainer, rollouts
 
 
 def _save(trainer: GRPOTrainer, ours: RecipeArguments, args: GRPOConfig, ready: Prepared) -> None:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import yaml
 from transformers import TrainingArguments
 from trl import ModelConfig, TrlParser
@@ -34,7 +35,8 @@ class RecipeArguments:
     turns: int = field(default=1, metadata={"help": "SFT: how many questions about one image make one conversation, at most."})
     shown: str = field(default="", metadata={"help": "SFT: what the data contains and lacks, in words, kept beside the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest image the model sees, in pixels."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Largest image the model sees, in pixels."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Largest image the model sees, in pixels; never above its processor's own."})
+    eval_limit: int | None = field(default=None, metadata={"help": "Only the first so many held-out samples; left out: all."})
     eval_batch_size: int = field(default=64, metadata={"help": "Questions answered at a time when measuring."})
     eval_max_new_tokens: int | None = field(default=None, metadata={"help": "Longest answer when measuring; left out: as in training."})
     resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
@@ -79,6 +81,8 @@ def _settings(recipe: str) -> Mapping[str, Any]:
         raise BadData(f"recipe {recipe}: expected YAML, found {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise BadData(f"recipe {recipe}: expected a mapping of keys to values, found {type(settings).__name__}")
+    if settings.get("bf16") == "auto":
+        settings["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if isinstance(settings.get("weights"), dict):
         settings["weights"] = ",".join(f"{name}={value}" for name, value in settings["weights"].items())
     return settings
@@ -97,7 +101,8 @@ def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple
 
     `config` is TRL's GRPOConfig or SFTConfig. Raises BadData naming a key that nobody knows, or a value that does not fit.
     """
-    parser = TrlParser((RecipeArguments, config, ModelConfig), exit_on_error=False)
+    kinds: Any = (RecipeArguments, config, ModelConfig)
+    parser = TrlParser(kinds, exit_on_error=False)
     known = {action.dest for action in parser._actions}
     settings = _settings(recipe)
     typed = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]

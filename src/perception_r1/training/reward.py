@@ -34,7 +34,7 @@ class PerceptionReward:
         trainer_state: TrainerState,
         log_metric: Callable[[str, float], None],
         **_: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         samples = [unpacked(text) for text in sample]
         completions = decode_completions(self.tokenizer, completion_ids)
         scores = [self.tasks[it.task].score(text, it, self.frame(it)) for text, it in zip(completions, samples, strict=True)]
