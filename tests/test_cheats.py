@@ -160,8 +160,8 @@ CHEATS: dict[str, Cheat] = {
     "a sliding window of boxes in every class": Cheat(
         tasks=("detection",), write=lambda d: d.say(WINDOWS * 3, ("person",) * len(WINDOWS) + ("dog",) * len(WINDOWS) + ("car",) * len(WINDOWS))
     ),
-    "ten thousand boxes": Cheat(tasks=BOXES, write=lambda d: d.say((GRID * 53)[:10_000], "dog"), families=("qwen2-vl", "qwen3-vl", "plain")),
-    "more boxes than are read": Cheat(tasks=BOXES, write=lambda d: d.say(d.boxes, d.labels) * 10_001, families=("qwen2-vl", "qwen3-vl", "internvl")),
+    "ten thousand boxes": Cheat(tasks=MANY, write=lambda d: d.say((GRID * 53)[:10_000], "dog"), families=("qwen3-vl", "plain")),
+    "more boxes than are read": Cheat(tasks=BOXES, write=lambda d: d.say(d.boxes, d.labels) * 10_001, families=("qwen2-vl",)),
     "boxes inside out": Cheat(tasks=BOXES, write=lambda d: d.spell(*[(x2, y2, x1, y1) for x1, y1, x2, y2 in map(d.steps, d.boxes)])),
     "boxes with x and y swapped": Cheat(tasks=BOXES, write=lambda d: d.spell(*[(y1, x1, y2, x2) for x1, y1, x2, y2 in map(d.steps, d.boxes)])),
     "boxes as x, y, width, height": Cheat(

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -53,11 +52,13 @@ def test_the_block_of_torch_does_block() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("perception_r1.cli") is None, reason="the command line is not there yet")
 def test_help_answers_in_half_a_second() -> None:
+    """Processor time, the best of three: what the command needs, without what else the machine was doing."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         run = python("-m", "perception_r1.cli", "--help")
-        seconds.append(time.perf_counter() - start)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert run.returncode == 0, run.stderr
         assert "Usage" in run.stdout
     assert min(seconds) < 0.5
