@@ -28,7 +28,7 @@ lint: setup
 check: lint test  ## what CI runs: lint, types, tests
 
 bench: setup  ## every figure of benchmarks/, measured on this machine
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
+	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; .venv/bin/python "$$script"; done
 
-docs: setup  ## run every Python example of the documentation and the docstrings
-	.venv/bin/python -m pytest -q --doctest-glob='*.md' README.md docs src
+docs: setup  ## the documents against the code: links, tree, tables, commands, examples
+	.venv/bin/python -m pytest -q tests/test_docs.py tests/test_examples.py
