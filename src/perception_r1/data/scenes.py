@@ -213,7 +213,8 @@ def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random
     if "counting" in tasks:
         label = str(rng.choice(_countable(layout, options)))
         asked.append(("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label)))
-    return draw(layout, options.side, ground), asked
+    # In random order: after a full list of boxes, the other answers could be copied from it without looking.
+    return draw(layout, options.side, ground), [asked[int(k)] for k in rng.permutation(len(asked))]
 
 
 def _choose_phrases(names: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:

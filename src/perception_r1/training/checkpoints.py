@@ -40,7 +40,7 @@ def prepare_output(args: TrainingArguments, resume: bool) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / ".writable"
     probe.touch()
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another process of the run may have been first
     if args.save_total_limit == 1:
         raise BadData("save_total_limit 1: expected at least 2, because a kill while the one checkpoint is written would leave none")
     return checkpoint if resume else None

@@ -107,7 +107,7 @@ class Comparison:
         else:
             notes.append("Nothing was measured: name held-out samples with --eval_data to see before and after.")
         if shown and any(sample.source != "scenes" for sample in self.ready.samples):
-            notes.append("The bundled tiny policy sees 64 x 64 pixels and knows drawn shapes: it does not learn photographs. This shows the path only.")
+            notes.append("The bundled tiny policy sees 64 x 64 pixels and knows drawn shapes: it does not learn photographs. The path is shown.")
         return notes
 
     def _pictures(self, before: Sequence[Answer | None], after: Sequence[Answer | None]) -> list[dict[str, Any]]:
