@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from ..dialects import Dialect, dialect_named, dialect_of_model
+from ..policy import model_folder
 from ..records import BadData, Frame
 
 SETTINGS_FILE = "perception_r1.json"
@@ -88,7 +89,8 @@ class TransformersBackend:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
-        self.name = str(model_dir)
+        model_dir = model_folder(model_dir)
+        self.name = model_dir
         self.settings = read_settings(model_dir)
         """What perception_r1.json says (task, dialect, prompt, thinking); empty when the folder has none."""
         check_model_folder(model_dir)

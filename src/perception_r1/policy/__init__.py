@@ -1,1 +1,11 @@
 """The bundled tiny policy: a real transformers vision-language model, small enough to train on a laptop."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Folder of the shipped policy."""
+
+
+def model_folder(name: str | Path) -> str:
+    """The folder or hub id that a `--model` names: `tiny` is the bundled policy."""
+    return str(WEIGHTS) if str(name) == "tiny" else str(name)

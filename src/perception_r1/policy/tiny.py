@@ -16,8 +16,6 @@ from ..data.scenes import COLOURS, RELATIONS, SHAPES, SIZES, WORDS
 from ..tasks.detection import COCO_NAMES
 from ..tasks.task import THINK_REQUEST
 
-WEIGHTS = Path(__file__).parent / "weights"
-"""Folder of the shipped policy."""
 SIDE = 64
 """Images are resized to about SIDE² pixels."""
 PATCH, MERGE = 8, 2

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,8 +13,9 @@ import yaml
 from transformers import TrainingArguments
 from trl import ModelConfig, TrlParser
 
-from ..policy import tiny
+from ..policy import model_folder, tiny
 from ..records import BadData
+from ..tasks import parse_weights
 
 T = TypeVar("T", bound=TrainingArguments)
 
@@ -43,22 +43,6 @@ class RecipeArguments:
 
     def term_weights(self) -> dict[str, float]:
         return parse_weights(self.weights)
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """Reward weights from `name=value,…`.
-
-    >>> parse_weights("iou=1,format=0.5")
-    {'iou': 1.0, 'format': 0.5}
-    """
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    try:
-        found = {name.strip(): float(value) for name, _, value in pairs}
-    except ValueError:
-        found = {"": math.nan}
-    if not all(math.isfinite(value) for value in found.values()):
-        raise BadData(f"weights {text!r}: expected name=number,…, as iou=1,format=0")
-    return found
 
 
 def recipe_names() -> list[str]:
@@ -119,10 +103,8 @@ def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple
 
 def resolve_model(name: str, output_dir: str | Path) -> str:
     """The folder or hub id to load: `tiny` and `tiny-untrained` are the bundled policy's."""
-    if name == "tiny":
-        return str(tiny.WEIGHTS)
     if name == "tiny-untrained":
         folder = Path(output_dir) / "untrained"
         tiny.save_untrained(folder)
         return str(folder)
-    return name
+    return model_folder(name)
