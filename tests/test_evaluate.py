@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.random_models import build_random_model
 
 from perception_r1.data.coco import coco_samples
 from perception_r1.data.samples import open_image, write_samples
@@ -19,7 +20,6 @@ from perception_r1.dialects import DIALECTS, frame_of
 from perception_r1.evaluation.run import evaluate
 from perception_r1.records import BadData, Sample, Truth
 from perception_r1.tasks import make_task
-from tests.random_models import build_random_model
 
 FAMILIES = ("qwen2_vl", "qwen3_vl")
 

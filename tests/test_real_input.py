@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.random_models import build_random_model
 
 from perception_r1.data.coco import coco_samples
 from perception_r1.policy import tiny
 from perception_r1.training import grpo
-from tests.random_models import build_random_model
 
 
 @pytest.fixture(scope="module", params=["tiny", "qwen2_5_vl"])

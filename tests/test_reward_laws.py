@@ -173,6 +173,17 @@ def test_the_order_written_does_not_matter(matching: str, name: str, data: st.Da
     assert scores[0] == scores[1]  # to the last bit
 
 
+@pytest.mark.parametrize("matching", [name for name in MATCHINGS if name != "sequential"])
+def test_the_order_written_does_not_matter_where_pair_values_tie(matching: str) -> None:
+    """Both boxes have IoU 0.5 with the first dog, one of them also with the second: greedy must not take whichever came first."""
+    task = make_task("detection", dialect="plain", matching=matching)
+    dogs = Truth(boxes=np.array([[0.0, 0, 100, 100], [100, 0, 200, 100]]), labels=("dog", "dog"))
+    sample = Sample(id="s", task="detection", image="", width=400, height=400, query="", truth=dogs)
+    lines = ["dog: [0, 0, 200, 100]", "dog: [0, 0, 100, 50]"]
+    scores = [task.score("\n".join(order), sample, frame_of(400, 400, task.dialect)).terms for order in (lines, lines[::-1])]
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.parametrize("name", BOX_TASKS)
 @given(data=st.data())
 def test_a_duplicate_never_raises_the_total(name: str, data: st.DataObject) -> None:

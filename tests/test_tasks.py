@@ -129,6 +129,12 @@ def test_detection_measures_predicted_true_and_hits() -> None:
     assert task.measure(answer(near, CAT, CAT, labels=("dog", "cat", "dog")), sample) == {"predicted": 3, "true": 2, "hits@0.5": 2, "hits@0.75": 1}
 
 
+def test_labels_are_equal_up_to_case_and_white_space_and_no_further() -> None:
+    task, sample = make_task("detection", dialect="plain"), sample_of("detection", boxes_truth(DOG, labels=("traffic light",)))
+    for label, hit in (("Traffic  LIGHT", 1), ("traffic-light", 0), ("traffic", 0), ("traffic lights", 0), ("", 0)):
+        assert score(task, f"{label}: [100, 100, 200, 200]", sample).terms["class"] == hit
+
+
 def test_ocr_measures_the_normalised_edit_distance() -> None:
     task, sample = make_task("ocr"), sample_of("ocr", Truth(text="kitten\n"))
     assert task.measure(Answer(text="sitting"), sample) == {"edit_distance": pytest.approx(3 / 7)}

@@ -84,11 +84,13 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
         "vocab_size": -(-len(tokenizer) // 64) * 64, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096, "tie_word_embeddings": True, "pad_token_id": token(_PAD),
         "bos_token_id": None, "eos_token_id": token(_END), "initializer_range": 0.05,
+
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
     }  # fmt: skip
     vision = {
         "depth": 3, "hidden_size": 128, "intermediate_size": 384, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": MERGE,
-        "temporal_patch_size": 2, "out_hidden_size": 128, "initializer_range": 0.05, "num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [0, 1],
+        "temporal_patch_size": 2, "out_hidden_size": 128, "num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [0, 1],
+        "initializer_range": 0.05,
     }  # fmt: skip
     marks: dict[str, Any] = {
         "image_token_id": token("<|image_pad|>"), "video_token_id": token("<|video_pad|>"), "vision_start_token_id": token("<|vision_start|>"),
