@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -99,6 +99,7 @@ def test_hungarian_reaches_the_greatest_sum_over_all_assignments(value_NM: np.nd
 
 
 @given(values(), st.sampled_from([0.25, 0.5, 0.75]))
+@example(np.array([[1.0, 0.5], [0.5, 0.4]]), 0.5)
 def test_hits_are_the_most_over_all_assignments_not_those_of_the_greatest_sum(value_NM: np.ndarray, threshold: float) -> None:
     most = max(sum(value_NM[n, m] >= threshold for n, m in pairs) for pairs in assignments(*value_NM.shape))
     assert total_and_hits(value_NM, "hungarian", threshold)[1] == most

@@ -347,6 +347,15 @@ def test_detection_terms_are_the_formulas_of_the_design_by_brute_force(data: st.
     assert scene.score(scene.boxes, scene.labels) == pytest.approx(expected, abs=1e-7)
 
 
+def test_hits_are_the_most_of_any_assignment_and_not_of_the_one_with_the_greatest_sum() -> None:
+    """Values 1 and 0.54, 0.6 and 0.23: the greatest sum is 1 + 0.23 with one hit, but 0.54 and 0.6 are two."""
+    task = make_task("detection", dialect="plain")
+    dogs = Truth(boxes=np.array([[0.0, 0, 100, 100], [30, 0, 130, 100]]), labels=("dog", "dog"))
+    sample = Sample(id="s", task="detection", image="", width=400, height=400, query="", truth=dogs)
+    terms = task.score("dog: [0, 0, 100, 100]\ndog: [0, 0, 60, 100]", sample, frame_of(400, 400, task.dialect)).terms
+    assert terms == pytest.approx({"format": 1, "number": 1, "location": (1 + 30 / 130) / 2, "class": 1, "missing": 0})
+
+
 @given(data=st.data())
 def test_the_counting_term_is_the_formula_of_the_design_by_brute_force(data: st.DataObject) -> None:
     scene = data.draw(scenes("counting", least_true=1))
