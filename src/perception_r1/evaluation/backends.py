@@ -12,10 +12,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from ..dialects import Dialect, dialect_named, dialect_of_model
-from ..policy import model_folder
+from ..policy import SETTINGS_FILE, model_folder
 from ..records import BadData, Frame
 
-SETTINGS_FILE = "perception_r1.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 

@@ -1,13 +1,16 @@
-"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 2.4 M parameters that sees 64 × 64 pixels.
+"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 2.6 M parameters that sees 64 × 64 pixels.
 
 Everything downstream treats it as any other Hugging Face model folder. Sizes follow what was seen to learn on two cores.
 """
 
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor, set_seed
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
@@ -15,6 +18,7 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 from ..data.scenes import COLOURS, RELATIONS, SHAPES, SIZES, WORDS
 from ..tasks.detection import COCO_NAMES
 from ..tasks.task import THINK_REQUEST
+from . import SETTINGS_FILE, WEIGHTS
 
 SIDE = 64
 """Images are resized to about SIDE² pixels."""
@@ -121,3 +125,22 @@ def save_untrained(folder: Path | str, seed: int = 0) -> None:
     model.generation_config.update(pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=processor.tokenizer.eos_token_id)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+SHIPPED = (
+    "config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", SETTINGS_FILE,
+)  # fmt: skip
+
+
+def ship(run: Path | str, folder: Path | str = WEIGHTS) -> None:
+    """Copies the policy of a run into the package, its weights in bfloat16; its config still says float32, so it loads as that."""
+    run, folder = Path(run), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SHIPPED:
+        shutil.copy(run / name, folder / name)
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(run / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+if __name__ == "__main__":  # python -m perception_r1.policy.tiny runs/tiny-base
+    ship(sys.argv[1])

@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..policy import SETTINGS_FILE
 from ..records import BadData
 
 MARKER = "COMPLETE"
-SETTINGS_FILE = "perception_r1.json"
 
 
 class MarkComplete(TrainerCallback):
