@@ -274,7 +274,7 @@ class Dialect:
         good = inside & (boxes_N4[:, :2] < boxes_N4[:, 2:]).all(1)  # the stand-in for unreadable numbers has no area
         if not good.any():
             raise Malformed(f"expected boxes as {self.name} writes them, found {stripped[:60]!r}")
-        labels = tuple(label for label, keep in zip(found.labels, good, strict=True) if keep)
+        labels = tuple(found.labels[n] for n in np.flatnonzero(good))
         bad = int((~good).sum())
         return Answer(boxes=boxes_N4[good], labels=labels, bad=bad, exact=found.exact and not bad)
 
