@@ -411,7 +411,7 @@ def test_reading_any_text_gives_an_answer_or_malformed_and_never_an_impossible_b
 
 
 # --- hostile text ------------------------------------------------------------------------------------------------------
-SIZE = 1_000_000
+SIZE, LIMIT = 1_000_000, 0.2
 UNITS = [
     "[", "]", "(", ")", "{", "}", '"', "\\", '\\"', '{"', '{"\\', '{"\\"', '{"":', '{"":1}', '{"":1,', '{"a":"{","', '{"a" : [', '[{"bbox_2d":[',
     '{"bbox_2d": "', '{"bbox_2d":[0,0,1,1]}', '{"bbox_2d": [0, 0, 1, 1], "label": "person"}, ', '"bbox_2d"', '"label":', "[]", "[[", "[0,0,1,1]",
@@ -449,15 +449,15 @@ PAGE = Sample(id="3", task="ocr", image="", width=640, height=480, query="", tru
 
 
 def seconds_to_score(task_name: str, dialect: Dialect, thinking: bool, text: str) -> float:
-    """Processor time, the least of up to three runs: what the code needs, without what else the machine was doing."""
+    """Processor time, the least of up to six runs: what the code needs, without what else the machine was doing."""
     task, sample = make_task(task_name, dialect=dialect, thinking=thinking), {"grounding": ONE, "ocr": PAGE}.get(task_name, SCENE)
     frame, least = frame_of(640, 480, dialect), float("inf")
-    for _ in range(3):
+    for _ in range(6):
         start = time.process_time()
         score = task.score(text, sample, frame)
         least = min(least, time.process_time() - start)
         assert np.isfinite(score.total)
-        if least < 0.1:
+        if least < LIMIT:
             break
     return least
 
@@ -477,7 +477,7 @@ def test_a_megabyte_of_hostile_text_is_scored_in_a_fifth_of_a_second(task_name: 
         if thinking and not ("think" in name or "answer" in name):
             continue
         seconds = seconds_to_score(task_name, dialect, thinking, text)
-        if seconds >= 0.2:
+        if seconds >= LIMIT:
             slow[name] = round(seconds, 2)
     assert not slow
 
