@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Malformed(ValueError):
@@ -30,7 +31,7 @@ class Frame:
             raise BadData(f"image sizes must be at least 1 pixel, found {self}")
 
 
-def _boxes(values: object) -> np.ndarray:
+def _boxes(values: ArrayLike) -> np.ndarray:
     boxes_M4 = np.asarray(values, dtype=np.float64).reshape(-1, 4) if np.size(values) else np.zeros((0, 4))
     if not np.isfinite(boxes_M4).all():
         raise BadData("boxes: expected finite numbers")
