@@ -15,7 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	@touch $@
 
-quickstart: setup  ## the main job: RL on the bundled tiny policy and drawn scenes, a few minutes on 2 CPU cores
+quickstart: setup  ## the main job, afresh: RL on the bundled tiny policy and drawn scenes, a few minutes on 2 CPU cores
+	rm -rf runs/quickstart
 	.venv/bin/perception-r1 grpo quickstart
 
 test: setup  ## all tests, docstring examples included

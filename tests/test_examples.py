@@ -1,5 +1,6 @@
 """Every script of examples/ runs from another folder, without torch, and prints what its documentation says."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,7 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageColor
+
+from perception_r1.data import load_data
+from perception_r1.dialects import frame_of
+from perception_r1.tasks import make_task
+from perception_r1.visualize import MATCHED
 
 ROOT = Path(__file__).parents[1]
 TORCH_FREE = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -64,3 +72,22 @@ def test_drawn_scenes_pass_the_check_and_are_shown(run: Callable[..., str], tmp_
 def test_every_example_is_run_here() -> None:
     scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
     assert scripts == set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text()))
+
+
+def test_before_and_after_shows_held_out_pictures_in_two_rows(run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = "scenes:counting?n=6&split=test&min_count=1&max_count=3"
+    samples, task = load_data(data), make_task("counting", dialect="qwen3-vl")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "perception_r1.json").write_text(json.dumps({"task": "counting", "dialect": "qwen3-vl", "thinking": False}))
+    for when, write in (("before", lambda sample: "no boxes"), ("after", lambda sample: task.write(sample, frame_of(128, 128, task.dialect)))):
+        (folder / when).mkdir()
+        rows = [json.dumps({"id": sample.id, "completion": write(sample), "finish": "stop"}) for sample in samples]
+        (folder / when / "answers.jsonl").write_text("\n".join(rows) + "\n")
+    printed = run("before_and_after.py", folder, "--data", data, "--columns", 3, "-o", tmp_path / "sheet.png")
+    assert "3 of 6 held-out samples" in printed
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"), dtype=int)
+    matched = np.abs(sheet - np.array(ImageColor.getrgb(MATCHED))).sum(-1) < 30
+    assert not matched[: len(sheet) // 2 - 30].any()  # malformed: only the truth is drawn
+    assert matched[len(sheet) // 2 :].any()
