@@ -223,6 +223,13 @@ def test_wrong_settings_are_refused_before_any_step(untrained: str, tmp_path: Pa
     assert not list((tmp_path / "run").glob("rollouts*"))
 
 
+def test_a_missing_image_is_refused_before_any_step(untrained: str, tmp_path: Path) -> None:
+    row = {"id": "a", "task": "ocr", "image": "gone.png", "width": 60, "height": 40, "query": "", "truth": {"text": "x"}}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(BadData, match="1 of 1 images are not there, the first is .*gone.png of a"):
+        grpo.run("quickstart", settings(untrained, tmp_path / "run", "--data", str(tmp_path / "data.jsonl")))
+
+
 def test_a_model_folder_without_a_processor_is_refused(untrained: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

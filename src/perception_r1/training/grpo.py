@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 from ..data.mixture import Mixture, load_data
 from ..dialects import Dialect, dialect_named, dialect_of_model
 from ..evaluation.backends import check_model_folder, limit_pixels
+from ..records import BadData
 from ..tasks import Task
 from .checkpoints import MarkComplete, prepare_output, write_settings
 from .comparison import Comparison
@@ -49,6 +50,8 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     processor = transformers.AutoProcessor.from_pretrained(model)
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
     samples = load_data(ours.data, ours.task)
+    if missing := [sample for sample in samples if not sample.image_path.is_file()]:
+        raise BadData(f"data {ours.data}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0].image_path} of {missing[0].id}")
     tasks = tasks_for(samples, dialect=dialect, thinking=ours.thinking, **task_settings)
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
 
