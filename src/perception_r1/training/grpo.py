@@ -51,7 +51,8 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
     samples = load_data(ours.data, ours.task)
     if missing := [sample for sample in samples if not sample.image_path.is_file()]:
-        raise BadData(f"data {ours.data}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0].image_path} of {missing[0].id}")
+        first = f"{missing[0].image_path} of {missing[0].id}"
+        raise BadData(f"data {ours.data}: {len(missing)} of {len(samples)} images are not there, the first is {first}")
     tasks = tasks_for(samples, dialect=dialect, thinking=ours.thinking, **task_settings)
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
 
