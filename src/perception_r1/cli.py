@@ -215,7 +215,10 @@ def evaluate(
 
 
 @app.command(epilog="Example: perception-r1 report runs/before runs/after -o comparison.html")
-def report(folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with a metrics.json.")], output: Output) -> None:
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with a metrics.json.")],
+    output: Output = Path("report.html"),
+) -> None:
     """One HTML page that compares the metrics of several runs, a table a task."""
     from .data.samples import replacing
     from .evaluation.report import report_from_dirs
