@@ -17,7 +17,7 @@ from perception_r1.visualize import draw, gallery
 def main(folder: Path) -> None:
     samples = scene_samples("counting+grounding+detection", folder=folder / "images", n=12, seed=0, split="train", max_objects=5)
     file = folder / "samples.jsonl"
-    print(f"wrote {write_samples(samples, file)} samples to {file.name}")
+    print(f"wrote {write_samples(samples, file)} samples to {file}")
     report = check_file(file)
     for task, count in sorted(report.samples.items()):
         print(f"{task}: {count} samples, {report.objects[task]} true objects")

@@ -153,7 +153,8 @@ def test_a_malformed_answer_is_measured_as_wrong_not_left_out(name: str, truth: 
 
 
 def test_a_malformed_answer_to_an_empty_scene_is_not_a_right_count() -> None:
-    assert make_task("counting").measure(None, sample_of("counting", boxes_truth()))["count_acc"] == 0
+    measured = make_task("counting").measure(None, sample_of("counting", boxes_truth()))
+    assert (measured["count_acc"], measured["count_mae"]) == (0, 1)
 
 
 def test_metrics_of_the_means() -> None:

@@ -108,6 +108,10 @@ def evaluate(
     result = _result(made, samples, answers, frames, settings, {"data": _about_data(data or str(predictions), samples), "model": about})
     write_metrics(result, folder / "metrics.json")
     Console().print(metrics_table(result["metrics"], f"{made.name}, {len(samples):,} samples"))
+    if missing := about.get("without_answer"):
+        Console().print(f"{missing} of {len(samples)} samples have no answer in {predictions}: each counts as wrong")
+    if result["metrics"]["parse_failure_rate"]["value"] == 1:
+        Console().print(f"no answer could be read: is {settings.dialect} (--dialect) how they write boxes?")
     return result
 
 

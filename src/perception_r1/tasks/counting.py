@@ -35,7 +35,7 @@ class Counting(BoxTask):
 
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         truth = true_objects(sample)
-        error = float((answer.count if answer else 0) - len(truth))
+        error = float(answer.count - len(truth) if answer else max(len(truth), 1))  # malformed: as far off as nothing, and never right
         score = distance_score(answer, truth, float(np.hypot(sample.width, sample.height)), "hungarian") if answer else 0.0
         return {"count_acc": float(answer is not None and error == 0), "count_mae": abs(error), "squared": error**2, "distance_score": score}
 
