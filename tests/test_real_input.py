@@ -35,7 +35,7 @@ def test_rl_on_real_photographs_ends_in_a_report_that_shows_them(model: str, tas
     report = (output / "report.html").read_text()
     shown = [sample.id for sample in coco_samples(data.removeprefix("coco:"), task).samples[:13] if sample.id in report]
     assert len(shown) == 12
-    assert report.count("data:image/") == 24  # before and after, each with the truth
+    assert report.count("data:image/") == 3 * 12  # truth, before and after
     settings = json.loads((output / "perception_r1.json").read_text())
     assert settings["task"] == task
     assert settings["dialect"] == ("qwen2.5-vl" if "qwen2_5" in model else "qwen3-vl")

@@ -109,7 +109,8 @@ def test_a_phrase_is_true_of_its_object_and_a_relation_has_one_anchor() -> None:
     relations = 0
     for image, asked in scenes(["detection", "grounding"], n=150, seed=7):
         pixels = np.asarray(image, dtype=int)
-        detection, grounded = asked[0], asked[1:]
+        (detection,) = (sample for sample in asked if sample.task == "detection")
+        grounded = [sample for sample in asked if sample.task == "grounding"]
         kinds: dict[str, list[np.ndarray]] = {}
         for box, shape in zip(detection.truth.boxes, detection.truth.labels, strict=True):
             x, y = int(box[[0, 2]].mean()), int(box[1] * 0.4 + box[3] * 0.6)
