@@ -176,7 +176,9 @@ def test_the_papers_settings_are_the_named_recipes_defaults(name: str) -> None:
 def test_every_recipe_that_comes_with_the_package_parses() -> None:
     for name in recipe_names():
         config = SFTConfig if name.startswith("tiny") else GRPOConfig
-        load_recipe(name, ["--use_cpu", "true", "--bf16", "false"], config)
+        ours, args, _ = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"], config)
+        assert ours.data
+        assert args.output_dir.startswith("runs/")
 
 
 def test_a_key_after_the_recipe_overrides_it() -> None:
