@@ -68,7 +68,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     ours, args, model_args = load_recipe(recipe, overrides, GRPOConfig)
     ready = prepare(ours, args, matching=ours.matching, weights=ours.term_weights())
     args.remove_unused_columns = False
-    args.model_init_kwargs = _init_kwargs(args, model_args)
+    args.model_init_kwargs = init_kwargs(args, model_args)
     trainer = _trainer(ours, args, model_args, ready)
     comparison = Comparison(ours, args, ready) if trainer.is_world_process_zero() else None
     if comparison:
@@ -85,7 +85,8 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     return Path(str(args.output_dir))
 
 
-def _init_kwargs(args: GRPOConfig, model_args: ModelConfig) -> dict[str, Any]:
+def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
+    """What a recipe says of loading the model (dtype, attention, revision), as TRL's trainers take it."""
     given = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation, "revision": model_args.model_revision}
     declared: Any = args.model_init_kwargs or {}
     return {name: value for name, value in given.items() if value is not None} | declared

@@ -8,7 +8,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from .checkpoints import MarkComplete, write_settings
 from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
-from .grpo import prepare
+from .grpo import init_kwargs, prepare
 from .recipe import load_recipe
 
 
@@ -17,6 +17,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     ours, args, model_args = load_recipe(recipe, overrides, SFTConfig)
     ready = prepare(ours, args)
     args.remove_unused_columns = False
+    args.model_init_kwargs = init_kwargs(args, model_args)
     args.assistant_only_loss = True
     args.max_length = None  # a cut conversation would lose image tokens
     args.dataset_kwargs = {"skip_prepare_dataset": True}
