@@ -31,6 +31,7 @@ class RecipeArguments:
     dialect: str | None = field(default=None, metadata={"help": "How answers write boxes; left out: the model family's own."})
     matching: str = field(default="hungarian", metadata={"help": "hungarian, greedy, sequential or best."})
     weights: str = field(default="", metadata={"help": "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."})
+    shared_prefix: str = field(default="auto", metadata={"help": "GRPO: compute what a group shares once: auto (where it can), on or off."})
     thinking: bool = field(default=False, metadata={"help": "Demand <think>…</think><answer>…</answer>."})
     turns: int = field(default=1, metadata={"help": "SFT: how many questions about one image make one conversation, at most."})
     shown: str = field(default="", metadata={"help": "SFT: what the data contains and lacks, in words, kept beside the checkpoint."})
@@ -40,6 +41,10 @@ class RecipeArguments:
     eval_batch_size: int = field(default=64, metadata={"help": "Questions answered at a time when measuring."})
     eval_max_new_tokens: int | None = field(default=None, metadata={"help": "Longest answer when measuring; left out: as in training."})
     resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
+
+    def __post_init__(self) -> None:
+        if self.shared_prefix not in ("auto", "on", "off"):
+            raise ValueError(f"shared_prefix is {self.shared_prefix!r}: expected auto, on or off")
 
     def term_weights(self) -> dict[str, float]:
         return parse_weights(self.weights)
@@ -67,6 +72,8 @@ def _settings(recipe: str) -> Mapping[str, Any]:
         raise BadData(f"recipe {recipe}: expected a mapping of keys to values, found {type(settings).__name__}")
     if settings.get("bf16") == "auto":
         settings["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if isinstance(share := settings.get("shared_prefix"), bool):  # YAML reads on and off as true and false
+        settings["shared_prefix"] = "on" if share else "off"
     if isinstance(settings.get("weights"), dict):
         settings["weights"] = ",".join(f"{name}={value}" for name, value in settings["weights"].items())
     return settings

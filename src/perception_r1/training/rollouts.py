@@ -1,0 +1,85 @@
+"""Rollouts of a group from one prompt: prefilled once, its cache expanded to G, and rows that have finished cost nothing more.
+
+It is a decoding method for transformers' `generate(custom_generate=…)`, so every sampling setting is transformers' own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+
+@contextmanager
+def prefill_once(model: Any, group: int) -> Iterator[None]:
+    """Inside, `model.generate` answers every prompt `group` times: prompts (P, T) → (P·group, T + new)."""
+    model.generate = partial(type(model).generate, model, custom_generate=partial(sample_groups, group=group))
+    try:
+        yield
+    finally:
+        del model.generate
+
+
+def sample_groups(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    group: int = 1,
+    synced_gpus: bool = False,
+    **model_kwargs: Any,
+) -> Tensor:
+    """Samples (or takes the best token of) `group` answers to each prompt (P, T), padded on the left: (P·group, T + new).
+
+    Random numbers are drawn for all rows, finished or not, as transformers draws them: the same seed gives the same tokens.
+    `synced_gpus`: keep calling the model until every process has finished (ZeRO-3, FSDP).
+    """
+    mask, cache = model_kwargs.pop("attention_mask"), model_kwargs.pop("past_key_values")
+    mask = torch.ones_like(input_ids) if mask is None else mask  # transformers leaves it out where there is no padding
+    positions = model_kwargs.pop("position_ids")[-3:]  # transformers puts a row of text positions before those of M-RoPE
+    after = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1
+    call: Any = partial(model, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    given = {name: value for name, value in model_kwargs.items() if name not in ("use_cache", "logits_to_keep")}
+    logits = call(input_ids=input_ids, attention_mask=mask, position_ids=positions, **given).logits
+    cache.batch_repeat_interleave(group)
+    ids, mask, after, logits = (states.repeat_interleave(group, 0) for states in (input_ids, mask, after, logits))
+    live = torch.arange(len(ids), device=ids.device)
+    finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    while True:
+        scores = logits_processor(ids[live], logits[:, -1].float())
+        ids = torch.cat([ids, _next_tokens(scores, live, finished, generation_config)[:, None]], dim=1)
+        finished = finished | stopping_criteria(ids, None)
+        if _everyone(bool(finished.all()), synced_gpus, ids.device):
+            return ids
+        still = (~finished[live]).nonzero()[:, 0]
+        if len(still) < len(live):
+            still = still if len(still) else still.new_zeros(1)  # a process that waits for others keeps one row
+            cache.batch_select_indices(still)
+            live = live[still]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = call(input_ids=ids[live, -1:], attention_mask=mask[live], position_ids=after[live].expand(3, -1)[:, :, None]).logits
+        after = after + 1
+
+
+def _next_tokens(scores: Tensor, live: Tensor, finished: Tensor, config: GenerationConfig) -> Tensor:
+    """A token for every row: of `live` rows by their scores (live, vocabulary), of finished ones the padding token."""
+    if config.do_sample:
+        chances = torch.ones(len(finished), scores.shape[1], dtype=scores.dtype, device=scores.device)
+        chances[live] = scores.softmax(-1)
+        tokens = torch.multinomial(chances, num_samples=1)[:, 0]
+    else:
+        tokens = live.new_zeros(len(finished)).index_copy(0, live, scores.argmax(-1))
+    return tokens.masked_fill(finished, config.pad_token_id if config.pad_token_id is not None else 0)
+
+
+def _everyone(done: bool, synced: bool, device: torch.device) -> bool:
+    if not synced:
+        return done
+    waiting = torch.tensor(0.0 if done else 1.0, device=device)
+    torch.distributed.all_reduce(waiting)
+    return waiting.item() == 0
