@@ -1,0 +1,38 @@
+"""What every command of the line shares: wrong usage, a progress bar, the option that names the output."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; it appears whole or not at all.")]
+
+
+class WrongUsage(typer.TyperException):
+    """What was typed does not fit."""
+
+    exit_code = 2
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Inside, a BadData is about what was typed, not about a file: exit 2."""
+    from .records import BadData
+
+    try:
+        yield
+    except BadData as problem:
+        raise WrongUsage(str(problem)) from problem
+
+
+def shown(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a progress bar on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, title, total=total, console=console, transient=True, disable=not console.is_terminal)
