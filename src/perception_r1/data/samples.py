@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,17 @@ from .rows import Row, sample_from_row, sample_to_row
 PARQUET_ROWS = 1000
 """Rows written to Parquet at a time."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no image, or not a whole one."""
+
+
+class LeftOut(BadData):
+    """A row that a reader leaves out, with one word for the reason, which its report counts by."""
+
+    def __init__(self, reason: str, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
 
 @dataclass
 class Skipped:
@@ -33,11 +45,14 @@ class Skipped:
     problems: list[str] = field(default_factory=list)
     keep: int = 20
     """How many reasons to keep."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Rows left out by the one word of a `LeftOut`; `bad_row` for any other problem."""
 
-    def add(self, problem: str) -> None:
+    def add(self, problem: str | BadData) -> None:
         self.count += 1
+        self.reasons[problem.reason if isinstance(problem, LeftOut) else "bad_row"] += 1
         if len(self.problems) < self.keep:
-            self.problems.append(problem)
+            self.problems.append(str(problem))
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[str, Row | BadData]]:
@@ -115,6 +130,23 @@ def unique(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
         yield sample
 
 
+def read_json(path: Path, expected: str) -> Any:
+    """The content of a JSON file, without the polygons (`segmentation`) of COCO's annotations, which nothing here reads and
+    which take most of the memory. Raises BadData, with what was `expected`, for a file that is not there or holds no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes(), object_hook=_without_polygons)
+    except (FileNotFoundError, IsADirectoryError) as problem:
+        raise BadData(f"{path}: found no such file, expected {expected}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise BadData(f"{path}: found no JSON ({problem}), expected {expected}") from problem
+
+
+def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends well and vanishes when it does not.
@@ -175,20 +207,40 @@ def open_image(sample: Sample) -> Image.Image:
     corrupt image and for one whose size is not the sample's.
     """
     path = sample.image_path
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            image = as_rgb(file) if (width, height) == (sample.width, sample.height) else None
-    except FileNotFoundError as problem:
-        raise BadData(f"{path}: found no such file, expected the image of sample {sample.id!r}") from problem
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as problem:
-        raise BadData(f"{path}: found no readable image ({problem}), expected the image of sample {sample.id!r}") from problem
+    with stored_image(path, f"the image of sample {sample.id!r}") as file:
+        width, height = file.size
+        image = as_rgb(file) if (width, height) == (sample.width, sample.height) else None
     if image is None:
         raise BadData(
             f"{path}: found {width}x{height} pixels, expected the {sample.width}x{sample.height} of sample {sample.id!r}: "
             "sizes and boxes must be those of the stored pixels, before any EXIF rotation"
         )
     return image
+
+
+@contextmanager
+def stored_image(path: Path, what: str) -> Iterator[Image.Image]:
+    """The image file at `path`, open, its pixels as stored and not decoded yet.
+
+    Raises BadData, naming the file and `what` was expected there, when it is missing, or when it turns out to be corrupt
+    by the end of the block.
+    """
+    try:
+        with Image.open(path) as file:
+            yield file
+    except FileNotFoundError as problem:
+        raise BadData(f"{path}: found no such file, expected {what}") from problem
+    except UNREADABLE as problem:
+        raise BadData(f"{path}: found no readable image ({problem}), expected {what}") from problem
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of an image as stored, before any EXIF rotation. Reads the header alone. Raises BadData."""
+    try:
+        with Image.open(path) as file:
+            return file.size
+    except UNREADABLE as problem:
+        raise BadData(f"{path}: found no readable image ({problem}), expected one") from problem
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
