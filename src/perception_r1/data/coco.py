@@ -6,7 +6,6 @@ the reward to leave out; a counting pair that has one is left out, since its tru
 left out and counted in the report; a counting pair that had one is left out too. Images without annotations stay.
 """
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..records import BadData, Sample, Truth
 from ..tasks.detection import COCO_NAMES
+from .samples import read_json
 
 FILES = ("instances*.json", "annotations/instances*.json")
 """Where an annotation file is looked for below a root."""
@@ -105,18 +105,19 @@ def _image_folder(root: Path, file: Path, first: str) -> Path:
     return holding[0]
 
 
-def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
-    """Category names by number, the pictures in the file's order, and the report. Raises BadData."""
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError as problem:
-        raise BadData(f"{file}: found no such file, expected COCO's instances JSON") from problem
-    except (ValueError, RecursionError) as problem:
-        raise BadData(f"{file}: found no JSON ({problem}), expected COCO's instances JSON") from problem
+def read_instances(file: Path) -> dict[str, Any]:
+    """The content of an instances JSON, with its lists `images` (at least one), `annotations` and `categories`. Raises BadData."""
+    content = read_json(file, "COCO's instances JSON")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in ("images", "annotations", "categories")):
         raise BadData(f"{file}: expected COCO's instances JSON with the lists images, annotations and categories")
     if not content["images"]:
         raise BadData(f"{file}: found no image, expected at least one")
+    return content
+
+
+def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
+    """Category names by number, the pictures in the file's order, and the report. Raises BadData."""
+    content = read_instances(file)
     report = {"images": len(content["images"]), "annotations": len(content["annotations"]), "crowd": 0, "zero_area": 0, "uncountable": 0}
     place, entry = "", None
     try:

@@ -4,8 +4,11 @@
 """
 
 import os
+import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, overload
 from urllib.parse import parse_qsl
@@ -121,6 +124,38 @@ def reader_options(reader: str, query: str) -> dict[str, Any]:
             raise BadData(f"data {reader}: option {name}: found {value!r}, expected a whole number")
         options[name] = known[name](value)
     return options
+
+
+def parse_count(text: str) -> int:
+    """A number of samples as people write it.
+
+    >>> parse_count("500"), parse_count("5k"), parse_count("1.5k"), parse_count("2M")
+    (500, 5000, 1500, 2000000)
+    """
+    digits = text.strip().lower()
+    unit = {"k": 1000, "m": 1_000_000}.get(digits[-1:], 1)
+    number = digits[:-1] if unit > 1 else digits
+    if not number.replace(".", "", 1).isascii() or not number.replace(".", "", 1).isdecimal() or Fraction(number) * unit % 1 or Fraction(number) == 0:
+        raise BadData(f"sample: found {text!r}, expected a whole number of at least 1, as 500 or 5k")
+    return int(Fraction(number) * unit)
+
+
+def subset(samples: Sequence[Sample], number: int, seed: int = 0) -> list[Sample]:
+    """A random `number` of samples in their old order, the same for the same seed. Raises BadData when there are fewer.
+
+    Stratified: of every source (in counting: of every source and asked label) its share of the whole is taken, rounded up or
+    down. Each sample is as likely as any other: all are laid in one line, stratum after stratum and shuffled within, and
+    taken at even steps from a random start.
+    """
+    if not 1 <= number <= len(samples):
+        raise BadData(f"sample: found {len(samples)} samples, expected at least the {number} asked for, and to be asked for 1 or more")
+    strata: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        strata[sample.task, sample.source or "", sample.query if sample.task == "counting" else ""].append(index)
+    rng = random.Random(seed)
+    line = [index for stratum in sorted(strata) for index in rng.sample(strata[stratum], len(strata[stratum]))]
+    start = rng.randrange(len(line))
+    return [samples[index] for index in sorted(line[(k * len(line) + start) // number] for k in range(number))]
 
 
 def cache_folder() -> Path:

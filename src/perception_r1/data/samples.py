@@ -236,11 +236,8 @@ def stored_image(path: Path, what: str) -> Iterator[Image.Image]:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels of an image as stored, before any EXIF rotation. Reads the header alone. Raises BadData."""
-    try:
-        with Image.open(path) as file:
-            return file.size
-    except UNREADABLE as problem:
-        raise BadData(f"{path}: found no readable image ({problem}), expected one") from problem
+    with stored_image(path, "an image") as file:
+        return file.size
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
