@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -219,7 +219,7 @@ def open_image(sample: Sample) -> Image.Image:
 
 
 @contextmanager
-def stored_image(path: Path, what: str) -> Iterator[Image.Image]:
+def stored_image(path: Path | IO[bytes], what: str) -> Iterator[Image.Image]:
     """The image file at `path`, open, its pixels as stored and not decoded yet.
 
     Raises BadData, naming the file and `what` was expected there, when it is missing, or when it turns out to be corrupt
