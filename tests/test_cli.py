@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from perception_r1.cli import app, main
+from perception_r1.cli import app, data_app, main
 from perception_r1.data.coco import coco_samples
 from perception_r1.data.samples import read_samples, write_samples
 from perception_r1.dialects import DIALECTS, frame_of
@@ -22,7 +22,10 @@ from perception_r1.tasks import TASKS, make_task
 ROW: dict[str, Any] = {"id": "7", "task": "grounding", "image": "a.png", "width": 64, "height": 48, "query": "dog"}
 ROW |= {"truth": {"boxes": [[16, 12, 48, 36]]}}
 RIGHT = "<|object_ref_start|>dog<|object_ref_end|><|box_start|>(250,250),(750,750)<|box_end|>"
-COMMANDS = [[name] for name in ("tasks", "score", "check", "sft", "grpo", "evaluate", "report", "show")] + [["data", "scenes"], ["data", "coco"]]
+COMMANDS = [[name] for name in ("tasks", "score", "check", "sft", "grpo", "evaluate", "report", "show")]
+COMMANDS += [["data", reader] for reader in ("scenes", "coco", "refcoco", "pixmo", "pages")]
+    ["data", reader] for reader in ("scenes", "coco", "refcoco", "pixmo", "pages")
+]
 
 
 class Ran(NamedTuple):
@@ -136,6 +139,26 @@ def test_data_coco_keeps_the_images_where_they_are(run: Callable[..., Ran], data
     assert all(sample.image_path.is_file() for sample in read_samples("deep/er/coco.jsonl"))
 
 
+SUBSETS = {"scenes": ["scenes", "grounding", "-n", 12], "coco": ["coco", "coco_val206", "--task", "counting"], "pages": ["pages", "ocr_tesseract"]}
+
+
+@pytest.mark.parametrize("words", SUBSETS.values(), ids=SUBSETS)
+def test_every_reader_writes_a_subset_that_is_the_same_for_the_same_seed(
+    words: list[Any], run: Callable[..., Ran], data_folder: Callable[[str], Path], folder: Path
+) -> None:
+    words = [data_folder(word) if word in ("coco_val206", "ocr_tesseract") else word for word in words]
+    assert run("data", *words, "-o", "all.jsonl").code == 0
+    for name, seed in (("a", 0), ("b", 0), ("c", 5)):
+        # Scenes and absent categories follow from the seed as well, so only the same seed must give part of the same whole.
+        assert run("data", *words, "--sample", 3, "--seed", seed, "-o", f"{name}.jsonl").code == 0
+    every, *subsets = [Path(f"{name}.jsonl").read_text().replace("_images", "").splitlines() for name in ("all", "a", "b", "c")]
+    a, b, c = ([json.loads(row)["id"] for row in subset] for subset in subsets)
+    assert len(a) == len(c) == 3
+    assert a == b
+    assert a != c
+    assert set(a) < {json.loads(row)["id"] for row in every}
+
+
 FAILURES = {
     "no file": (["score", "none.jsonl"], 1, "none.jsonl: found no such file"),
     "a folder as file": (["check", "."], 1, "found a folder"),
@@ -169,6 +192,14 @@ FAILURES = {
     "nothing to evaluate": (["evaluate", "--data", "s.jsonl", "-o", "x"], 2, "exactly one of --model and --predictions"),
     "unknown task to draw": (["data", "scenes", "count", "-o", "x.jsonl"], 2, "task 'count' is not known"),
     "unknown way of drawing": (["data", "scenes", "ocr", "--set", "font=3", "-o", "x.jsonl"], 2, "option 'font' is not known"),
+    "no number of samples": (["data", "coco", "none", "--sample", "5x", "-o", "x.jsonl"], 2, "found '5x', expected a whole number"),
+    "more samples than there are": (["data", "scenes", "ocr", "-n", "2", "--sample", "3", "-o", "x.jsonl"], 1, "found 2 samples, expected at least"),
+    "boxes that nobody declared": (["data", "refcoco", "s.jsonl", "-o", "x.jsonl"], 1, "nobody says how the boxes are written"),
+    "unknown boxes": (["data", "refcoco", "s.jsonl", "--boxes", "xyhw", "-o", "x.jsonl"], 2, "boxes 'xyhw' is not known: expected one of xywh"),
+    "unknown column": (["data", "refcoco", "s.jsonl", "--columns", "txt=a", "-o", "x.jsonl"], 2, "column 'txt' is not known"),
+    "half a column": (["data", "refcoco", "s.jsonl", "--columns", "text", "-o", "x.jsonl"], 2, "expected name=value"),
+    "no pages": (["data", "pages", "none", "-o", "x.jsonl"], 1, "none: found no such file or folder"),
+    "no images of PixMo": (["data", "pixmo", "none.parquet", "--images", "none", "-o", "x.jsonl"], 1, "none: found no such folder"),
     "no scenes": (["data", "scenes", "ocr", "-n", "0", "-o", "x.jsonl"], 2, "-n"),
     "no output named": (["data", "scenes", "ocr"], 2, "-o"),
     "an override where the recipe should be": (["grpo", "--beta", "3"], 2, "write the recipe's name first"),
@@ -245,6 +276,7 @@ def test_help_answers_with_an_example(command: list[str], run: Callable[..., Ran
 
 def test_every_command_is_tested_for_its_help() -> None:
     own = {(command.name or command.callback.__name__,) for command in app.registered_commands if command.callback}
+    own |= {("data", command.name or command.callback.__name__) for command in data_app.registered_commands if command.callback}
     assert own <= {tuple(command) for command in COMMANDS}
 
 

@@ -1,6 +1,7 @@
 """What `--data` may name: a sample file, several with weights, or a reader's shorthand.
 
     train.jsonl        a.jsonl:2,b.jsonl:1        coco:ROOT?split=val2017        scenes:counting?n=2000&seed=1&split=train
+    refcoco:ROOT?split=val&by=unc        refcoco:FILE.parquet?boxes=xywh&text=answer&images=FOLDER
 """
 
 import os
@@ -17,10 +18,14 @@ import numpy as np
 
 from ..records import BadData, Sample
 from .coco import coco_samples
+from .refcoco import refcoco_samples
+from .references import RefOptions
 from .samples import read_samples, unique
 from .scenes import SceneOptions, scene_samples
 
+COLUMNS = ("image", "text", "box", "id")
 READERS: dict[str, dict[str, type]] = {
+    "refcoco": dict.fromkeys(("split", "by", "images", "name", "form", "boxes", "template", *COLUMNS), str),
     "coco": {"task": str, "split": str, "annotations": str, "images": str, "absent": int, "seed": int},
     "scenes": {"n": int, "seed": int, "split": str} | {option.name: type(option.default) for option in fields(SceneOptions)},
 }
@@ -110,7 +115,11 @@ def _read_shorthand(reader: str, rest: str, task: str | None, cache: Path | None
     options = reader_options(reader, query)
     if reader == "coco":
         return coco_samples(target, options.pop("task", task or "detection"), **options).samples
-    folder = (cache or cache_folder()) / "scenes" / "".join(letter if letter.isalnum() else "-" for letter in rest)
+    folder = (cache or cache_folder()) / reader / "".join(letter if letter.isalnum() else "-" for letter in rest)
+    if reader == "refcoco":
+        lists = {name: (options.pop(name),) for name in ("by", "images") if name in options}
+        columns = {name: options.pop(name) for name in COLUMNS if name in options}
+        return refcoco_samples(target, RefOptions(columns=columns, extract=folder, **lists, **options)).samples
     return scene_samples(target, folder=folder, n=options.pop("n", 1000), split=options.pop("split", "train"), **options)
 
 
@@ -124,6 +133,15 @@ def reader_options(reader: str, query: str) -> dict[str, Any]:
             raise BadData(f"data {reader}: option {name}: found {value!r}, expected a whole number")
         options[name] = known[name](value)
     return options
+
+
+def equalities(text: str) -> dict[str, str]:
+    """`a=1,b=2` as {"a": "1", "b": "2"}. Raises BadData for a piece that is not name=value, or a name given twice."""
+    pieces = [piece.strip().partition("=") for piece in text.split(",") if piece.strip()]
+    for name, sign, value in pieces:
+        if not (name and sign and value) or [piece[0] for piece in pieces].count(name) > 1:
+            raise BadData(f"found {text!r}, expected name=value,name=value with each name once")
+    return {name: value for name, _, value in pieces}
 
 
 def parse_count(text: str) -> int:
