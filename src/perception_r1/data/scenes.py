@@ -46,6 +46,10 @@ class SceneOptions:
     """Objects of other kinds in a counting scene, at most."""
     ask: str = "any"
     """What a counting question names: `shape`, `colour` (and shape), or `any` of the two."""
+    names: str = "shape"
+    """What a list of all objects calls them: `shape`, `colour`, `kind` (both; the list then names its own categories), or `any`."""
+    max_phrases: int = 2
+    """Phrases asked of one scene that is asked other things too, at most; each names another object."""
 
     def __post_init__(self) -> None:
         for low, high in ((self.min_objects, self.max_objects), (self.min_count, self.max_count)):
@@ -53,6 +57,8 @@ class SceneOptions:
                 raise BadData(f"scenes: expected 0 <= min <= max <= 12 objects, found {low} and {high}")
         if self.side < 64 or self.ask not in ("shape", "colour", "any"):
             raise BadData(f"scenes: expected side >= 64 and ask one of shape, colour, any; found {self.side} and {self.ask!r}")
+        if self.names not in ("shape", "colour", "kind", "any") or self.max_phrases < 1:
+            raise BadData(f"scenes: expected names one of shape, colour, kind, any and max_phrases >= 1; found {self.names!r} and {self.max_phrases}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ def _in_split(content: object, split: str) -> bool:
     return int.from_bytes(digest, "big") % 10 in SPLITS[split]
 
 
-def _layout(options: SceneOptions, split: str, rng: np.random.Generator) -> Layout:
+def random_layout(options: SceneOptions, split: str, rng: np.random.Generator) -> Layout:
+    """Objects for a grounding or detection scene that this split may hold."""
     while True:
         kinds = [_random_kind(rng) for _ in range(rng.integers(options.min_objects, options.max_objects + 1))]
         if len(kinds) > 1 and rng.random() < 0.5:  # look-alikes, so that a size or a relation is needed to tell them apart
@@ -173,7 +180,8 @@ Line = tuple[str, int, int]
 """A printed word and the place of its top left corner, x and y in pixels."""
 
 
-def _page(side: int, ground: Ground, split: str, rng: np.random.Generator) -> tuple[Line, ...]:
+def random_page(side: int, ground: Ground, split: str, rng: np.random.Generator) -> tuple[Line, ...]:
+    """Words for a page that this split may hold."""
     while True:
         words, top = rng.choice(WORDS, rng.integers(1, 4)), int(rng.integers(0, side // 8))
         lines = tuple((str(word), int(rng.integers(side // 32, side // 8)), top + k * side * 9 // 32) for k, word in enumerate(words))
@@ -181,50 +189,80 @@ def _page(side: int, ground: Ground, split: str, rng: np.random.Generator) -> tu
             return lines
 
 
-def _draw_page(lines: Sequence[Line], side: int, ground: Ground) -> Image.Image:
+def word_boxes(lines: Sequence[Line], side: int) -> np.ndarray:
+    """Where the ink of each word lies: xyxy (words, 4) in pixels."""
+    font = _font(side)
+    return np.array([(x, y, x, y) for _, x, y in lines], dtype=float) + np.array([font.getbbox(word) for word, _, _ in lines])
+
+
+def _font(side: int) -> Any:
+    return ImageFont.load_default(size=side * 0.2)
+
+
+def draw_page(lines: Sequence[Line], side: int, ground: Ground) -> Image.Image:
+    """The picture of a page."""
     image = Image.new("RGB", (side, side), ground)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=side * 0.2)
+    pen, font = ImageDraw.Draw(image), _font(side)
     for word, x, y in lines:
         pen.text((x, y), word, fill="#202020", font=font)
     return image
 
 
-Question = tuple[str, str, Truth]
-"""Task, query, truth."""
+Question = tuple[str, str, Truth, tuple[str, ...] | None]
+"""Task, query, truth, categories."""
 
 
 def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[Image.Image, list[Question]]:
     """One scene and its questions."""
     ground: Ground = tuple(rng.integers(225, 256, 3).tolist())
     if tasks == ("ocr",):
-        lines = _page(options.side, ground, split, rng)
-        return _draw_page(lines, options.side, ground), [("ocr", "", Truth(text="\n".join(word for word, _, _ in lines)))]
+        lines = random_page(options.side, ground, split, rng)
+        return draw_page(lines, options.side, ground), [("ocr", "", Truth(text="\n".join(word for word, _, _ in lines)), None)]
     if tasks == ("counting",):
         label, layout = _counting_layout(options, split, rng)
-        return draw(layout, options.side, ground), [("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label))]
-    layout = _layout(options, split, rng)
+        return draw(layout, options.side, ground), [_count(label, layout)]
+    layout = random_layout(options, split, rng)
     asked: list[Question] = []
     if "detection" in tasks:
-        asked.append(("detection", "", Truth(boxes=_boxes(layout), labels=tuple(it.shape for it in layout))))
+        asked.append(_list(layout, options.names, rng))
     if "grounding" in tasks:
         named = phrases(layout)
-        for name in _choose_phrases(list(named), 1 if len(tasks) == 1 else 2, rng):
-            asked.append(("grounding", name, _truth([named[name]], name)))
+        for name in _choose_phrases(named, 1 if len(tasks) == 1 else options.max_phrases, rng):
+            asked.append(("grounding", name, _truth([named[name]], name), None))
     if "counting" in tasks:
-        label = str(rng.choice(_countable(layout, options)))
-        asked.append(("counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label)))
+        asked.append(_count(str(rng.choice(_countable(layout, options))), layout))
     # In random order: after a full list of boxes, the other answers could be copied from it without looking.
     return draw(layout, options.side, ground), [asked[int(k)] for k in rng.permutation(len(asked))]
 
 
-def _choose_phrases(names: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
-    """Up to `most` phrases, one in three a relation where there is one: relations would else crowd out the rest."""
-    groups = [[name for name in names if (" the " in name) == relation] for relation in (False, True)]
-    order = [] if all(groups) else rng.permutation(names).tolist()
-    while all(groups) and len(order) < most:
-        group = groups[int(rng.random() < 1 / 3)]
-        order.append(group.pop(int(rng.integers(len(group)))))
-    return order[:most]
+def _list(layout: Layout, names: str, rng: np.random.Generator) -> Question:
+    """Every object of the scene, by the asked sort of name."""
+    if names == "any":
+        names = ("shape", "colour", "kind")[int(rng.integers(3))]
+    labels = tuple(str(getattr(it, names)) for it in layout)
+    categories = {"shape": SHAPES, "colour": tuple(COLOURS)}.get(names)
+    if categories is None:  # the kinds that are there among two others
+        asked = sorted({*labels, *(" ".join(_random_kind(rng)) for _ in range(2))})
+        categories = tuple(asked[int(k)] for k in rng.permutation(len(asked)))
+    return "detection", "", Truth(boxes=_boxes(layout), labels=labels), categories
+
+
+def _count(label: str, layout: Layout) -> Question:
+    return "counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label), None
+
+
+def _choose_phrases(named: dict[str, Shape], most: int, rng: np.random.Generator) -> list[str]:
+    """Up to `most` phrases of different objects, one in three a relation where there is one: relations would else crowd out the rest."""
+    left, chosen = dict(named), []
+    while left and len(chosen) < most:
+        groups = [[name for name in left if (" the " in name) == relation] for relation in (False, True)]
+        if all(groups):
+            group = groups[int(rng.random() < 1 / 3)]
+            chosen.append(group[int(rng.integers(len(group)))])
+        else:
+            chosen.append(str(rng.permutation([*groups[0], *groups[1]])[0]))
+        left = {name: it for name, it in left.items() if it is not left[chosen[-1]]}
+    return chosen
 
 
 def _countable(layout: Layout, options: SceneOptions) -> list[str]:
@@ -268,8 +306,7 @@ def scenes(
         made += 1
 
 
-def _sample(name: str, file: str, size: tuple[int, int], task: str, query: str, truth: Truth) -> Sample:
-    categories = SHAPES if task == "detection" else None
+def _sample(name: str, file: str, size: tuple[int, int], task: str, query: str, truth: Truth, categories: tuple[str, ...] | None) -> Sample:
     return Sample(
         id=name, task=task, image=file, width=size[0], height=size[1], query=query, truth=truth, source="scenes", categories=categories
     )

@@ -1,4 +1,4 @@
-"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 2.6 M parameters that sees 64 × 64 pixels.
+"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 2.7 M parameters that sees 64 × 64 pixels.
 
 Everything downstream treats it as any other Hugging Face model folder. Sizes follow what was seen to learn on two cores.
 """
@@ -22,7 +22,7 @@ from . import SETTINGS_FILE, WEIGHTS
 
 SIDE = 64
 """Images are resized to about SIDE² pixels."""
-PATCH, MERGE = 8, 2
+PATCH, MERGE = 8, 1
 
 _END, _PAD = "<|im_end|>", "<|endoftext|>"
 _SPECIAL = (
@@ -82,10 +82,10 @@ def make_processor() -> Qwen3VLProcessor:
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    """The model's config: 3 text layers and 3 vision layers of width 128."""
+    """The model's config: 4 text layers and 3 vision layers of width 128."""
     token = tokenizer.convert_tokens_to_ids
     text = {
-        "vocab_size": -(-len(tokenizer) // 64) * 64, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "vocab_size": -(-len(tokenizer) // 64) * 64, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096, "tie_word_embeddings": True, "pad_token_id": token(_PAD),
         "bos_token_id": None, "eos_token_id": token(_END), "initializer_range": 0.05,
 
@@ -114,14 +114,34 @@ def _sinusoids(side: int, width: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=-1).reshape(side * side, width)
 
 
+def _written_alike(embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Starts embeddings (vocabulary, width) with what spelling tells: near numbers are near, a word is itself after a space."""
+    token = tokenizer.convert_tokens_to_ids
+    angle = torch.arange(1001)[:, None] / 1000 * torch.pi * torch.linspace(0.5, 24, embeddings.shape[1] // 2)
+    numbers = torch.cat([angle.sin(), angle.cos()], dim=1) * embeddings.std() * 2**0.5
+    comma = torch.randn(embeddings.shape[1]) * embeddings.std() * 0.7
+    for value, code in enumerate(numbers):
+        embeddings[token(f"{value}")] = code
+        embeddings[token(tokenizer.tokenize(f"{value}, ")[0])] = code + comma
+    for word in (*COLOURS, *SHAPES, *SIZES, *WORDS):
+        embeddings[token(tokenizer.tokenize(f" {word}")[0])] = embeddings[token(word)]
+
+
 def save_untrained(folder: Path | str, seed: int = 0) -> None:
-    """Writes a policy of random weights, with its processor, as a Hugging Face model folder."""
+    """Writes a policy of random weights, with its processor, as a Hugging Face model folder.
+
+    Keys start equal to queries, so that attention begins by looking for what is alike (Trockman and Kolter, 2023,
+    "Mimetic initialization of self-attention layers"), and embeddings start as `_written_alike` says.
+    """
     set_seed(seed)
     processor = make_processor()
     model = Qwen3VLForConditionalGeneration(make_config(processor.tokenizer))
     positions = model.model.visual.pos_embed.weight
     with torch.no_grad():
         positions.copy_(_sinusoids(SIDE // PATCH, positions.shape[1]))
+        _written_alike(model.model.language_model.embed_tokens.weight, processor.tokenizer)
+        for layer in model.model.language_model.layers:
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
     model.generation_config.update(pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=processor.tokenizer.eos_token_id)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

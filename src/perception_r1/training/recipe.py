@@ -34,6 +34,7 @@ class RecipeArguments:
     shared_prefix: str = field(default="auto", metadata={"help": "GRPO: compute what a group shares once: auto (where it can), on or off."})
     thinking: bool = field(default=False, metadata={"help": "Demand <think>…</think><answer>…</answer>."})
     turns: int = field(default=1, metadata={"help": "SFT: how many questions about one image make one conversation, at most."})
+    vision_learning_rate: float | None = field(default=None, metadata={"help": "SFT: learning rate of the vision tower; left out: as the rest."})
     shown: str = field(default="", metadata={"help": "SFT: what the data contains and lacks, in words, kept beside the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest image the model sees, in pixels."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest image the model sees, in pixels; never above its processor's own."})

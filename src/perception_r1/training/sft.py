@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from torch.optim import Optimizer
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from .checkpoints import MarkComplete, write_settings
@@ -10,6 +12,23 @@ from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
 from .grpo import init_kwargs, prepare
 from .recipe import load_recipe
+
+
+class TwoRateTrainer(SFTTrainer):
+    """TRL's trainer with a learning rate of its own for the vision tower, where `vision_learning_rate` is set."""
+
+    vision_learning_rate: float | None = None
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.vision_learning_rate is None or self.model is None:
+            return optimizer
+        tower = {id(parameter) for name, parameter in self.model.named_parameters() if "visual" in name.split(".")}
+        for group in list(optimizer.param_groups):
+            if seen := [parameter for parameter in group["params"] if id(parameter) in tower]:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in tower]
+                optimizer.add_param_group({**group, "params": seen, "lr": self.vision_learning_rate})
+        return optimizer
 
 
 def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
@@ -23,7 +42,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     samples = drawn(ready.samples, ready.samples.probabilities(), args.seed)
     frame = processor_frame(ready.processor, ready.dialect)
-    trainer = SFTTrainer(
+    trainer = TwoRateTrainer(
         model=ready.model,
         args=args,
         train_dataset=conversation_dataset(samples, ready.tasks, frame, ours.turns),
@@ -31,6 +50,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         peft_config=get_peft_config(model_args),
         callbacks=[MarkComplete()],
     )
+    trainer.vision_learning_rate = ours.vision_learning_rate
     quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     output = Path(str(args.output_dir))
