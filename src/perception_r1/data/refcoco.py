@@ -75,7 +75,7 @@ def refcoco_samples(path: Path | str, options: RefOptions | None = None, *, skip
         looked = ", ".join(map(str, folders))
         raise BadData(
             f"{path}: {missing.count:,} of {report['expressions']:,} expressions have no image: {report['missing_images']:,} images were not found "
-            f"in {looked}; the first: {missing.problems[0]}: name the images' folder with --images, or leave them out with --skip-bad"
+            f"in {looked}; the first: {missing.problems[0]}; expected all: name their folder with --images, or leave them out with --skip-bad"
         )
     if not samples:
         there = ", ".join(f"{split or 'no name'} ({count:,})" for split, count in splits.items()) or "none"
@@ -110,9 +110,8 @@ def read_plain_pickle(file: Path) -> Any:
     except BadData as problem:
         raise BadData(f"{file}: {problem}") from problem
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError) as problem:
-        raise BadData(
-            f"{file}: found no readable pickle ({type(problem).__name__} {problem}), expected the references of the refer layout"
-        ) from problem
+        found = " ".join(f"{type(problem).__name__} {problem}".split())
+        raise BadData(f"{file}: found no readable pickle ({found}), expected the references of the refer layout") from problem
 
 
 def _refer(root: Path, options: RefOptions) -> _Entries:

@@ -144,7 +144,7 @@ class Maker:
 
     def sample(self, reference: Reference, name: str, phrase: Any) -> Sample:
         path = self._image(reference)
-        width, height = reference.size or self.size(path)
+        width, height = reference.size or self._stored_size(path, reference.where)
         if reference.stated != (width, height) and all(isinstance(side, int) for side in reference.stated):
             stated = "{}x{}".format(*reference.stated)
             raise BadData(f"{reference.where}: found {stated}, expected the {width}x{height} pixels of {path}, as stored, before any EXIF rotation")
@@ -154,6 +154,12 @@ class Maker:
         sample = sample_from_row(row, path.parent, reference.where)
         self.report["no_target"] += box is None
         return sample
+
+    def _stored_size(self, path: Path, where: str) -> tuple[int, int]:
+        try:
+            return self.size(path)
+        except BadData as problem:
+            raise LeftOut("unreadable", f"{where}: {problem}") from problem
 
     def full_report(self, samples: Sequence[Sample]) -> dict[str, int]:
         counts = {name: self.report[name] for name in ("expressions", "no_target", "clipped")}
