@@ -1,7 +1,9 @@
 """Sample files: what is written is read back, every broken row is named, images come as they are stored, weights are probabilities."""
 
 import json
+import math
 import resource
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_r1.data.mixture import load_data
+from perception_r1.data.mixture import load_data, parse_count, subset
 from perception_r1.data.samples import Skipped, as_rgb, open_image, read_samples, write_samples
 from perception_r1.records import BadData, Sample, Truth
 
@@ -330,3 +332,58 @@ def test_a_bad_spec_is_named(spec: str, words: str, tmp_path: Path, monkeypatch:
 def test_a_sample_of_another_task_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="sample '7' is for grounding, expected counting"):
         load_data(str(file_of(tmp_path, ROW)), "counting")
+
+
+def numbered(*strata: tuple[str, str, int]) -> list[Sample]:
+    """Samples of (source, label, how many), mixed."""
+    point = Truth(points=np.array([[1.0, 2.0]]), labels=("dog",))
+    made = [
+        Sample(id=f"{source}-{label}-{k}", task="counting", image="a.png", width=9, height=9, query=label, truth=point, source=source)
+        for source, label, count in strata
+        for k in range(count)
+    ]
+    return [made[k] for k in np.random.default_rng(3).permutation(len(made))]
+
+
+strata = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 12)), min_size=1, max_size=6, unique_by=lambda s: s[:2])
+
+
+@given(strata, st.floats(0, 1), st.integers(0, 5))
+def test_a_subset_has_its_number_and_every_stratum_its_share(strata: list[tuple[str, str, int]], share: float, seed: int) -> None:
+    every = numbered(*strata)
+    number = max(1, round(share * len(every)))
+    chosen = subset(every, number, seed)
+    assert len(chosen) == len({s.id for s in chosen}) == number
+    assert [s.id for s in chosen] == [s.id for s in every if s in chosen]  # in the old order
+    assert [s.id for s in subset(every, number, seed)] == [s.id for s in chosen]
+    for source, label, count in strata:
+        taken = sum((s.source, s.query) == (source, label) for s in chosen)
+        assert math.floor(count * number / len(every)) <= taken <= math.ceil(count * number / len(every))
+
+
+def test_every_sample_is_as_likely_as_any_other_to_be_in_a_subset() -> None:
+    every, seeds = numbered(("a", "x", 1), ("a", "y", 2), ("b", "x", 7)), 3000
+    times = Counter(s.id for seed in range(seeds) for s in subset(every, 3, seed))
+    np.testing.assert_allclose([times[s.id] / seeds for s in every], 0.3, atol=0.04)  # 4.8 standard deviations
+
+
+def test_free_phrases_are_no_strata_but_sources_are() -> None:
+    boxed = Truth(boxes=np.array([[1, 2, 3, 4]]), labels=("dog",))
+    every = [replace(s, task="grounding", truth=boxed) for s in numbered(("a", "x", 5), ("b", "y", 15))]
+    phrased = [replace(s, query=f"phrase {k}") for k, s in enumerate(every)]
+    assert Counter(s.source for s in subset(phrased, 8)) == {"a": 2, "b": 6}
+    assert [s.id for s in subset(phrased, 8)] == [s.id for s in subset(every, 8)]
+
+
+def test_a_subset_of_more_than_there_is_is_an_error() -> None:
+    every = numbered(("a", "x", 4))
+    assert subset(every, 4, 1) == every
+    for number in (5, 0, -1):
+        with pytest.raises(BadData, match=f"found 4 samples, expected at least the {number} asked for"):
+            subset(every, number)
+
+
+@pytest.mark.parametrize("text", ["", "k", "5x", "0", "0k", "-5", "1.5", "0.0001k", "1e3", "٣", "5 k k", "1.2.3k", "nan", "."])
+def test_a_number_of_samples_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(BadData, match="expected a whole number of at least 1, as 500 or 5k"):
+        parse_count(text)
