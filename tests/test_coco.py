@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from perception_r1.data.coco import coco_samples
+from perception_r1.data.coco import Pieces, coco_samples
 from perception_r1.data.samples import open_image
 from perception_r1.records import BadData
 from perception_r1.tasks.detection import COCO_NAMES
@@ -174,6 +176,51 @@ def test_what_is_no_instances_file_is_named(text: str, tmp_path: Path) -> None:
     (written(tmp_path) / "instances.json").write_text(text)
     with pytest.raises(BadData, match="expected COCO's instances JSON"):
         coco_samples(tmp_path)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def in_pieces(text: str, piece: int) -> dict[str, Any]:
+    return {name: None if entries is None else list(entries) for name, entries in Pieces(io.StringIO(text), piece).lists()}
+
+
+@given(
+    content=st.dictionaries(st.text(max_size=3), values, max_size=4), piece=st.integers(1, 9), ascii_only=st.booleans(), indent=st.none() | st.just(1)
+)
+def test_json_read_in_pieces_of_any_size_is_what_json_reads_at_once(content: dict, piece: int, ascii_only: bool, indent: int | None) -> None:
+    text = json.dumps(content, ensure_ascii=ascii_only, indent=indent)
+    assert in_pieces(text, piece) == {name: value if isinstance(value, list) else None for name, value in content.items()}
+
+
+@given(
+    content=st.dictionaries(st.text(max_size=3), values, max_size=3),
+    at=st.integers(0, 60),
+    other=st.sampled_from(["", ",", "}", "]", '"', "[", "7", "x"]),
+)
+def test_what_json_refuses_is_refused_in_pieces_too(content: dict, at: int, other: str) -> None:
+    text = json.dumps(content)
+    text = text[:at] + other + text[at + 1 :]
+    try:
+        right = json.loads(text)
+    except ValueError:
+        right = None
+    if isinstance(right, dict):
+        assert set(in_pieces(text, 3)) == set(right)
+    else:
+        with pytest.raises(ValueError):
+            in_pieces(text, 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_an_annotation_file_may_have_any_encoding_of_json(encoding: str, tmp_path: Path) -> None:
+    file = written(tmp_path, categories=[{"id": 1, "name": "Füchsin 狐"}]) / "instances.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), ensure_ascii=False), encoding=encoding)
+    assert coco_samples(tmp_path).samples[0].categories == ("Füchsin 狐",)
 
 
 def test_a_data_set_of_crowds_alone_has_nothing_to_count(tmp_path: Path) -> None:

@@ -6,21 +6,31 @@ the reward to leave out; a counting pair that has one is left out, since its tru
 left out and counted in the report; a counting pair that had one is left out too. Images without annotations stay.
 """
 
+import json
 import random
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from ..records import BadData, Sample, Truth
 from ..tasks.detection import COCO_NAMES
-from .samples import read_json
 
 FILES = ("instances*.json", "annotations/instances*.json")
 """Where an annotation file is looked for below a root."""
+
+KEPT = ("id", "file_name", "width", "height", "image_id", "category_id", "bbox", "area", "iscrowd", "name")
+"""Fields of images, annotations and categories that are read; the polygons alone would take gigabytes."""
+
+PIECE = 1 << 20
+"""Characters of an annotation file that are read at a time."""
+
+_SPACE = re.compile(r"[ \t\n\r]*+")
+_ENDS = re.compile(r"[ \t\n\r,:\]}]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +116,106 @@ def _image_folder(root: Path, file: Path, first: str) -> Path:
 
 
 def read_instances(file: Path) -> dict[str, Any]:
-    """The content of an instances JSON, with its lists `images` (at least one), `annotations` and `categories`. Raises BadData."""
-    content = read_json(file, "COCO's instances JSON")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in ("images", "annotations", "categories")):
+    """The lists `images` (at least one), `annotations` and `categories` of an instances JSON, each entry with its fields
+    `KEPT` alone. Memory grows with the number of boxes, not with the size of the file. Raises BadData.
+    """
+    content: dict[str, Any] = {}
+    try:
+        with file.open("rb") as start:
+            encoding = json.detect_encoding(start.read(4))
+        with file.open(encoding=encoding) as text:
+            for name, entries in Pieces(text).lists():
+                content[name] = None if entries is None else [_kept(entry) for entry in entries]
+    except (FileNotFoundError, IsADirectoryError) as problem:
+        raise BadData(f"{file}: found no such file, expected COCO's instances JSON") from problem
+    except (ValueError, RecursionError) as problem:
+        raise BadData(f"{file}: found no JSON object ({problem}), expected COCO's instances JSON") from problem
+    if not all(isinstance(content.get(part), list) for part in ("images", "annotations", "categories")):
         raise BadData(f"{file}: expected COCO's instances JSON with the lists images, annotations and categories")
     if not content["images"]:
         raise BadData(f"{file}: found no image, expected at least one")
     return content
+
+
+def _kept(entry: Any) -> Any:
+    return {key: entry[key] for key in KEPT if key in entry} if isinstance(entry, dict) else entry
+
+
+class Pieces:
+    """A text file with one JSON object, of which no more than a piece and a value are in memory. Raises ValueError."""
+
+    def __init__(self, file: TextIO, piece: int = PIECE) -> None:
+        self.file, self.piece = file, piece
+        self.text, self.at, self.before = "", 0, 0
+        self.parse = json.JSONDecoder().raw_decode
+
+    def lists(self) -> Iterator[tuple[str, Iterator[Any] | None]]:
+        """Yields each name with its list, whose entries are to be taken before the next name, or None for what is no list."""
+        self._take("{")
+        for _ in self._members("}"):
+            name = self._value()
+            if not isinstance(name, str):
+                raise ValueError(f"{name!r:.40} at character {self.before + self.at}, expected a name")
+            self._take(":")
+            if self._next() == "[":
+                yield name, self._entries()
+            else:
+                self._value()
+                yield name, None
+        if self._next():
+            raise ValueError(f"more text after the object, at character {self.before + self.at}")
+
+    def _entries(self) -> Iterator[Any]:
+        self._take("[")
+        for _ in self._members("]"):
+            yield self._value()
+
+    def _members(self, closing: str) -> Iterator[None]:
+        """Yields where a member stands; whoever asks for the next one has read it."""
+        if self._next() == closing:
+            self._take(closing)
+            return
+        yield
+        while self._take(",", closing) == ",":
+            yield
+
+    def _next(self) -> str:
+        """The next character that is no white space, not taken yet; "" at the file's end."""
+        while True:
+            space = _SPACE.match(self.text, self.at)
+            self.at = space.end() if space else self.at
+            if self.at < len(self.text) or not self._more(self.piece):
+                return self.text[self.at : self.at + 1]
+
+    def _take(self, *expected: str) -> str:
+        found = self._next()
+        if found not in expected:
+            raise ValueError(f"{found!r} at character {self.before + self.at}, expected {' or '.join(expected)}")
+        self.at += 1
+        return found
+
+    def _value(self) -> Any:
+        self._next()
+        size = self.piece
+        while True:
+            try:
+                value, end = self.parse(self.text, self.at)
+                problem, whole = None, _ENDS.match(self.text, end)
+            except json.JSONDecodeError as found:
+                value, end, problem, whole = None, self.at, found, None
+            if whole or not self._more(size):  # not whole: a number, say, may go on in the next piece
+                break
+            size *= 2
+        if problem:
+            raise ValueError(f"{problem.msg} at character {self.before + problem.pos}")
+        self.at = end
+        return value
+
+    def _more(self, size: int) -> bool:
+        new = self.file.read(size)
+        if new:
+            self.text, self.before, self.at = self.text[self.at :] + new, self.before + self.at, 0
+        return bool(new)
 
 
 def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:

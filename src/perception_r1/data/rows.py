@@ -5,6 +5,7 @@ A row that breaks it is a `BadData` of one line that names file, line, id, field
 
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -174,6 +175,11 @@ def _for_each(fields: _Fields, field: str, count: int, right: Callable[[Any], bo
     return None if values is None else tuple(map(bool if field == "crowd" else float, values))
 
 
+@lru_cache(maxsize=1024)
+def _way(start: str, end: str) -> str:
+    return os.path.relpath(os.path.realpath(end), os.path.realpath(start))
+
+
 def sample_to_row(sample: Sample, folder: Path) -> dict[str, Any]:
     """The row of a sample in a file that lies in `folder`: what `sample_from_row` reads back equal."""
     truth = sample.truth
@@ -182,7 +188,8 @@ def sample_to_row(sample: Sample, folder: Path) -> dict[str, Any]:
         values = getattr(truth, kind)
         if values is not None:
             written |= {kind: values.tolist(), "labels": list(truth.labels)}
-    image = os.path.relpath(sample.image_path.resolve(), folder.resolve())
+    path = sample.image_path
+    image = os.path.join(_way(os.path.join(os.getcwd(), folder), os.path.join(os.getcwd(), path.parent)), path.name)
     row: dict[str, Any] = {"id": sample.id, "task": sample.task, "image": Path(image).as_posix(), "width": sample.width, "height": sample.height}
     row |= {"query": sample.query, "truth": written}
     for field in ("source", "categories", "seen", "crowd", "area"):
