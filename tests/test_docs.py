@@ -20,6 +20,7 @@ from perception_r1.tasks import TASKS, make_task
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "perception_r1"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 TASK = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -113,8 +114,13 @@ def test_the_table_of_recipe_keys_is_the_dataclass() -> None:
     assert re.findall(r"^\| `(\w+)` \|", section(TASK, "Recipe keys"), re.MULTILINE) == fields
 
 
-@pytest.mark.parametrize("line", commands(README))
-def test_every_command_of_the_readme_parses(line: str) -> None:
+def test_every_reader_has_its_commands_in_the_data_document() -> None:
+    told = {line.split()[2] for line in commands(DATA) if line.split()[1] == "data"}
+    assert told == set(get_command(app).commands["data"].commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("line", commands(README) + commands(DATA))
+def test_every_command_of_the_readme_and_the_data_document_parses(line: str) -> None:
     command, words = get_command(app), shlex.split(line)[1:]
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]

@@ -131,20 +131,13 @@ def unique(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file, without the polygons (`segmentation`) of COCO's annotations, which nothing here reads and
-    which take most of the memory. Raises BadData, with what was `expected`, for a file that is not there or holds no JSON.
-    """
+    """The content of a JSON file. Raises BadData, with what was `expected`, for a file that is not there or holds no JSON."""
     try:
-        return json.loads(path.read_bytes(), object_hook=_without_polygons)
+        return json.loads(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError) as problem:
         raise BadData(f"{path}: found no such file, expected {expected}") from problem
     except (ValueError, RecursionError) as problem:
         raise BadData(f"{path}: found no JSON ({problem}), expected {expected}") from problem
-
-
-def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)
-    return entry
 
 
 @contextmanager
