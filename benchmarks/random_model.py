@@ -1,0 +1,75 @@
+"""The models of the benchmarks: Qwen2-VL with random weights, as a model folder. Not a benchmark itself.
+
+    python benchmarks/random_model.py prototype FOLDER
+
+`prototype`: 38 M parameters in float32 (8 text layers of width 512, 6 vision layers of width 256) with the bundled policy's tokenizer.
+`qwen2-vl-2b`: the real config, tokenizer and chat template, from PERCEPTION_R1_DATA, in bfloat16.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from perception_r1.policy import tiny
+
+MODELS = ("prototype", "qwen2-vl-2b")
+DATA = Path(os.environ.get("PERCEPTION_R1_DATA") or Path(__file__).parents[2] / "shared" / "data")
+REAL = DATA / "qwen_tokenizer_config"
+VOCABULARY = 3008
+"""Entries of the prototype's head: the bundled policy's tokens, up to a multiple of 64."""
+
+
+def config_of(model: str, **tokens: Any) -> Qwen2VLConfig:
+    """The config of one of MODELS; `tokens` are the ids of the marks around images, where they are not the real ones."""
+    if model == "qwen2-vl-2b":
+        return Qwen2VLConfig(**json.loads((REAL / "qwen2_vl_2b_config.json").read_text()))
+    rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
+    text = {"vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
+    text |= {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_parameters": rope, "bos_token_id": None, "eos_token_id": None}
+    vision = {"depth": 6, "embed_dim": 256, "hidden_size": 512, "num_heads": 4, "mlp_ratio": 4, "patch_size": 14}
+    return Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
+
+
+def _tokenizer(model: str, folder: Path) -> tuple[Any, str]:
+    """The tokenizer and the chat template."""
+    if model == "prototype":
+        return tiny.make_tokenizer(), tiny.CHAT_TEMPLATE
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / file).write_bytes((REAL / file).read_bytes())
+    return AutoTokenizer.from_pretrained(folder), json.loads((REAL / "chat_template.json").read_text())["chat_template"]
+
+
+def build_model(model: str, folder: Path, device: str = "cpu") -> None:
+    """Writes weights (drawn on `device`, seed 0) and processor into `folder`."""
+    tokenizer, template = _tokenizer(model, folder)
+    images = Qwen2VLImageProcessor(patch_size=14, merge_size=2, size={"shortest_edge": 3136, "longest_edge": 2**30})
+    parts = {"image_processor": images, "tokenizer": tokenizer, "video_processor": Qwen2VLVideoProcessor(), "chat_template": template}
+    Qwen2VLProcessor(**parts).save_pretrained(folder)
+    token = tokenizer.convert_tokens_to_ids
+    marks = {f"{kind}_token_id": token(f"<|{kind}_pad|>") for kind in ("image", "video")}
+    marks |= {f"vision_{end}_token_id": token(f"<|vision_{end}|>") for end in ("start", "end")}
+    config = config_of(model, **marks)
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        raise ValueError(f"{len(tokenizer)} tokens do not fit into a head of {config.get_text_config().vocab_size}")
+    torch.manual_seed(0)
+    with torch.device(device):
+        weights = Qwen2VLForConditionalGeneration(config).to(torch.float32 if model == "prototype" else torch.bfloat16)
+    weights.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    weights.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
+    build_model(sys.argv[1], Path(sys.argv[2]))
