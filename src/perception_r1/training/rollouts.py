@@ -11,17 +11,27 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 
 @contextmanager
 def prefill_once(model: Any, group: int) -> Iterator[None]:
     """Inside, `model.generate` answers every prompt `group` times: prompts (P, T) → (P·group, T + new)."""
-    model.generate = partial(type(model).generate, model, custom_generate=partial(sample_groups, group=group))
+    decode = partial(sample_groups, group=group, synced_gpus=_sharded(model))  # transformers tells its own methods only
+    model.generate = partial(type(model).generate, model, custom_generate=decode)
     try:
         yield
     finally:
         del model.generate
+
+
+def _sharded(model: Any) -> bool:
+    """Whether every call of `model` needs every process, because each holds a part of the weights."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return False
+    return is_deepspeed_zero3_enabled() or any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
 
 
 def sample_groups(

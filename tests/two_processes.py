@@ -1,0 +1,68 @@
+"""What the tests run in two processes (gloo, CPU): `in_two_processes("sharded", folder)` calls `sharded(folder)` in both."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def in_two_processes(job: str, folder: Path) -> None:
+    """Calls a function of this module in two processes that know each other; what went wrong in one is the error's text."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "tests.two_processes", job, str(folder)]
+    logs = [folder / f"{job}-{rank}.log" for rank in range(2)]
+    running = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as out:
+            running.append(subprocess.Popen(command, stdout=out, stderr=out, env=settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=ROOT))
+    try:
+        codes = [process.wait(timeout=600) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log, code in zip(logs, codes, strict=True) if code)
+
+
+def sharded(folder: Path) -> None:
+    """Models sharded by FSDP2, a prompt a process: writes each family's log-probabilities, gradients and greedy rollouts."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    from perception_r1.training.rollouts import prefill_once
+    from tests.small_families import FAMILIES, completions, prompts
+    from tests.test_shared_prefix import GRIDS, images, only, ours, sharing, weights_of
+
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    mesh = dist.init_device_mesh("cpu", (2,))
+    ids, mask = completions(2, 4, 7)
+    given = only(prompts(GRIDS), rank)
+    for family in FAMILIES:
+        model = sharing(family)
+        for layer in model.model.language_model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model.model.visual, mesh=mesh)  # generate calls it by itself
+        fully_shard(model, mesh=mesh)
+        logps, _ = ours(model, given, ids[rank : rank + 1], mask[rank : rank + 1])
+        (logps * weights_of(ids)[rank]).sum().backward()
+        gradients = torch.cat([parameter.grad.full_tensor().flatten() for parameter in model.parameters() if parameter.grad is not None])
+        both = [torch.empty_like(logps) for _ in range(2)]
+        dist.all_gather(both, logps.detach())
+        with prefill_once(model, 3), torch.no_grad():
+            inputs = {"input_ids": given.ids, "attention_mask": given.mask, "mm_token_type_ids": given.types, **images(given)}
+            tokens = model.generate(**inputs, do_sample=False, max_new_tokens=4 + 6 * rank)
+        torch.save({"logps": torch.cat(both), "gradients": gradients, "tokens": tokens}, folder / f"{family}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))
