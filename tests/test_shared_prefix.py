@@ -9,13 +9,13 @@ import peft
 import pytest
 import torch
 import transformers
+from tests.small_families import FAMILIES, Prompts, completions, prompts, small_model
+from tests.two_processes import in_two_processes
 from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from perception_r1.training.shared_prefix import Packed, pack, share_prefix, shared_logps, why_not
-from tests.small_families import FAMILIES, Prompts, completions, prompts, small_model
-from tests.two_processes import in_two_processes
 
 GRIDS = [[(4, 4)], [(4, 8), (8, 4)]]
 """Two prompts of unequal length: one image of 4 tokens; two images of 8 tokens and different shapes."""
@@ -128,7 +128,7 @@ def packed_plain(model: torch.nn.Module, given: Prompts, ids: Tensor, mask: Tens
 
 def weights_of(values: Tensor) -> Tensor:
     """Weights of a loss (P, G, S), different from token to token."""
-    return torch.linspace(-1, 1, values.numel(), dtype=torch.float64).view(values.shape).to(values.dtype if values.is_floating_point() else torch.float32)
+    return torch.linspace(-1, 1, values.numel(), dtype=values.dtype if values.is_floating_point() else torch.float32).view(values.shape)
 
 
 def gradients(model: torch.nn.Module, values: Tensor) -> Tensor:

@@ -58,11 +58,15 @@ def sample_groups(
     logits = call(input_ids=input_ids, attention_mask=mask, position_ids=positions, **given).logits
     cache.batch_repeat_interleave(group)
     ids, mask, after, logits = (states.repeat_interleave(group, 0) for states in (input_ids, mask, after, logits))
+    _expand(logits_processor, group)
     live = torch.arange(len(ids), device=ids.device)
     finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     while True:
-        scores = logits_processor(ids[live], logits[:, -1].float())
-        ids = torch.cat([ids, _next_tokens(scores, live, finished, generation_config)[:, None]], dim=1)
+        scores = logits[:, -1].float()
+        if len(live) < len(ids):  # processors may keep a state a row, so they see every row
+            scores = scores.new_zeros(len(ids), scores.shape[1]).index_copy(0, live, scores)
+        scores = logits_processor(ids, scores)
+        ids = torch.cat([ids, _next_tokens(scores, finished, generation_config)[:, None]], dim=1)
         finished = finished | stopping_criteria(ids, None)
         if _everyone(bool(finished.all()), synced_gpus, ids.device):
             return ids
@@ -76,14 +80,17 @@ def sample_groups(
         after = after + 1
 
 
-def _next_tokens(scores: Tensor, live: Tensor, finished: Tensor, config: GenerationConfig) -> Tensor:
-    """A token for every row: of `live` rows by their scores (live, vocabulary), of finished ones the padding token."""
-    if config.do_sample:
-        chances = torch.ones(len(finished), scores.shape[1], dtype=scores.dtype, device=scores.device)
-        chances[live] = scores.softmax(-1)
-        tokens = torch.multinomial(chances, num_samples=1)[:, 0]
-    else:
-        tokens = live.new_zeros(len(finished)).index_copy(0, live, scores.argmax(-1))
+def _expand(processors: LogitsProcessorList, group: int) -> None:
+    """Lets the penalty of repetitions, which skips each prompt's padding, know of every row."""
+    for processor in processors:
+        padding = getattr(processor, "prompt_ignore_length", None)
+        if isinstance(padding, Tensor):
+            processor.prompt_ignore_length = padding.repeat_interleave(group)
+
+
+def _next_tokens(scores: Tensor, finished: Tensor, config: GenerationConfig) -> Tensor:
+    """A token for every row by its scores (rows, vocabulary); of finished rows the padding token."""
+    tokens = torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0] if config.do_sample else scores.argmax(-1)
     return tokens.masked_fill(finished, config.pad_token_id if config.pad_token_id is not None else 0)
 
 
