@@ -1,7 +1,7 @@
 """What `--data` may name: a sample file, several with weights, or a reader's shorthand.
 
-    train.jsonl        a.jsonl:2,b.jsonl:1        coco:ROOT?split=val2017        scenes:counting?n=2000&seed=1&split=train
-    refcoco:ROOT?split=val&by=unc        refcoco:FILE.parquet?boxes=xywh&text=answer&images=FOLDER
+train.jsonl        a.jsonl:2,b.jsonl:1        coco:ROOT?split=val2017        scenes:counting?n=2000&seed=1&split=train
+refcoco:ROOT?split=val&by=unc        refcoco:FILE.parquet?boxes=xywh&text=answer&images=FOLDER
 """
 
 import os
