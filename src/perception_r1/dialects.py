@@ -89,9 +89,12 @@ _MEMBERS = re.compile(rf'({_STRING})\s*+:\s*+(?:({_STRING})|\[([^\[\]{{}}]*+)\]|
 _BOX_KEY = '"bbox_2d"'
 
 
+_JSON = json.JSONDecoder(strict=False)
+
+
 def _string(literal: str) -> str | None:
     try:
-        return json.loads(literal, strict=False)
+        return _JSON.decode(literal)
     except json.JSONDecodeError:
         return None
 

@@ -28,7 +28,10 @@ def unpacked(text: str) -> Sample:
 
 
 def _opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {**batch, "images": [[open_image(unpacked(packs[0] if isinstance(packs, list) else packs))] for packs in batch["sample"]]}
+    """A batch with its images. A group's rows are one sample: its image is opened once."""
+    packs = [pack[0] if isinstance(pack, list) else pack for pack in batch["sample"]]
+    images = {pack: open_image(unpacked(pack)) for pack in dict.fromkeys(packs)}
+    return {**batch, "images": [[images[pack]] for pack in packs]}
 
 
 def _lazily(rows: Iterable[dict[str, Any]]) -> Dataset:
