@@ -1,4 +1,4 @@
-"""Models that answer prompts about images. One so far: a folder (or hub id) through transformers, batched and greedy."""
+"""Models that answer prompts about images. One so far: a folder (or hub id) through transformers, batched, greedy or sampled."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,33 +102,54 @@ class TransformersBackend:
         self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
         limit_pixels(self.processor, min_pixels, max_pixels)
 
-    def generate(self, prompts: Sequence[str], images: Sequence[Image.Image], *, max_new_tokens: int, batch_size: int = 32) -> list[Reply]:
-        """Greedy replies to one prompt about one image each, `batch_size` at a time. Images may differ in size."""
+    def generate(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Image.Image],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 32,
+        temperature: float = 0.0,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> list[Reply]:
+        """Replies to one prompt about one image each, at most `batch_size` at a time. Images may differ in size.
+
+        Greedy at temperature 0. Above it, `samples` replies to each prompt, one after the other, are drawn with `seed`
+        from the model's whole distribution, as GRPO's rollouts are.
+        """
         if len(prompts) != len(images):
             raise BadData(f"expected one image for each prompt, found {len(prompts)} prompts and {len(images)} images")
-        starts = range(0, len(prompts), batch_size)
-        parts = (self._batch(prompts[at : at + batch_size], images[at : at + batch_size], max_new_tokens) for at in starts)
+        if samples > 1 and not temperature:
+            raise BadData(f"found {samples} samples at temperature 0, expected one: greedy replies are all the same")
+        if temperature:
+            torch.manual_seed(seed)
+        step = max(1, batch_size // samples)
+        parts = (
+            self._batch(prompts[at : at + step], images[at : at + step], max_new_tokens, temperature, samples) for at in range(0, len(prompts), step)
+        )
         return list(chain.from_iterable(parts))
 
     @torch.inference_mode()
-    def _batch(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Reply]:
+    def _batch(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int, temperature: float, samples: int) -> list[Reply]:
         tokenizer = self.processor.tokenizer
         texts = [self.processor.apply_chat_template(chat_messages(prompt), add_generation_prompt=True, tokenize=False) for prompt in prompts]
         pictures = [[image.convert("RGB")] for image in images]
         inputs = self.processor(text=texts, images=pictures, padding=True, padding_side="left", return_tensors="pt").to(self.device, self.dtype)
-        frames = frames_from_inputs(inputs, [image.size for image in images], self.processor)
+        frames = [frame for frame in frames_from_inputs(inputs, [image.size for image in images], self.processor) for _ in range(samples)]
         ends = end_token_ids(self.model, tokenizer)
-        output_BT = self.model.generate(**inputs, generation_config=self._greedy(max_new_tokens, ends))
+        output_BT = self.model.generate(**inputs, generation_config=self._decoding(max_new_tokens, ends, temperature, samples))
         new_ids = [row[inputs["input_ids"].shape[1] :].tolist() for row in output_BT]
         stopped = [not ends.isdisjoint(row) for row in new_ids]
         completions = decode_completions(tokenizer, [_until_end(row, ends) for row in new_ids])
         return [Reply(text, "stop" if stop else "length", frame) for text, stop, frame in zip(completions, stopped, frames, strict=True)]
 
-    def _greedy(self, max_new_tokens: int, ends: frozenset[int]) -> transformers.GenerationConfig:
+    def _decoding(self, max_new_tokens: int, ends: frozenset[int], temperature: float, samples: int) -> transformers.GenerationConfig:
         # The checkpoint's own generation config may sample and penalise repetition; a list of boxes is all repetition.
         pad = self.processor.tokenizer.pad_token_id
-        plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
-        return transformers.GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad, **plain)
+        plain = {"num_beams": 1, "repetition_penalty": 1.0, "top_p": 1.0, "num_return_sequences": samples}
+        way = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False, "temperature": 1.0, "top_k": 50}
+        return transformers.GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad, **plain, **way)
 
 
 def _until_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
