@@ -77,7 +77,8 @@ def point(source: Path | str, folder: Path | str, steps: int = 400, batch: int =
     processor = transformers.AutoProcessor.from_pretrained(source)
     model = transformers.Qwen3VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     task = make_task("grounding", dialect=dialect_of_model(model.config.model_type))
-    pointer = nn.Linear(model.config.text_config.hidden_size, model.config.text_config.hidden_size, bias=False)
+    width = model.model.language_model.embed_tokens.embedding_dim
+    pointer = nn.Linear(width, width, bias=False)
     nn.init.eye_(pointer.weight)
     tower: Any = model.model.visual
     others = [parameter for name, parameter in model.named_parameters() if "visual" not in name.split(".")]
