@@ -36,10 +36,10 @@ SHARPNESS = 20.0
 
 
 def questions(seed: int) -> Iterator[tuple[Image.Image, list[Sample]]]:
-    """Scenes of two or more objects with up to four phrases, each naming another object."""
+    """Scenes of two or more objects with up to four phrases, each naming another object by what it is; relations come later, in SFT."""
     options = SceneOptions(min_objects=2, max_phrases=4)
     for image, asked in scenes(["detection", "grounding"], n=sys.maxsize, seed=seed, options=options):
-        if phrases := [sample for sample in asked if sample.task == "grounding"]:
+        if phrases := [sample for sample in asked if sample.task == "grounding" and " the " not in sample.query]:
             yield image, phrases
 
 
