@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .commands_data import data_app
-from .terminal import Output, WrongUsage, shown, usage
+from .terminal import Output, WrongUsage, progress, shown, usage
 
 app = typer.Typer(
     name="perception-r1",
@@ -125,9 +125,6 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
 ) -> None:
     """Metrics with 95 % intervals of a model (--model) or of answers in a file (--predictions)."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from .evaluation.run import evaluate as run
     from .tasks import make_task
 
@@ -135,14 +132,56 @@ def evaluate(
         raise WrongUsage("expected exactly one of --model and --predictions")
     with usage():
         make_task(task or "grounding", dialect=dialect or "qwen2-vl")
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        step = bar.add_task("answering", total=None)
+    with progress("answering") as step:
         run(
             data=data, output=output, model=model, predictions=predictions, task=task, dialect=dialect, thinking=thinking, limit=limit,
             batch_size=batch_size, max_new_tokens=max_new_tokens, min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, device=device, dtype=dtype,
-            on_progress=lambda done, total: bar.update(step, completed=done, total=total),
+            on_progress=step,
         )  # fmt: skip
+
+
+@app.command(epilog="Example: perception-r1 probe --data train.jsonl --model Qwen/Qwen2-VL-2B-Instruct --limit 200 -o probe.json")
+def probe(
+    data: Annotated[str, typer.Option(help="Sample file, or a shorthand: coco:ROOT, scenes:counting?n=1000&split=test.")],
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or hub id; without one, only the data is looked at.")] = None,
+    task: Annotated[str | None, typer.Option(help="What all samples must be, and what coco: makes.")] = None,
+    num_generations: Annotated[int, typer.Option("--num_generations", "--num-generations", help="Answers to each sample.")] = 8,
+    groups_per_step: Annotated[int, typer.Option("--groups_per_step", "--groups-per-step", help="Groups that make a step, over all devices.")] = 2,
+    limit: Annotated[int | None, typer.Option(help="Only so many samples, drawn at random with each source's share.")] = None,
+    save_difficulty: Annotated[Path | None, typer.Option("--save-difficulty", help="File for a line a sample, which a curriculum reads.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
+    thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; the model's own way by default.")] = None,
+    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")] = "hungarian",
+    weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
+    temperature: Annotated[float, typer.Option(help="Of the sampling, as in the run that is planned.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Answers sampled at a time.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 2048,
+    max_pixels: Annotated[int | None, typer.Option(help="Largest image the model sees.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling, and of --limit's choice.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU when there is one.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the figures, as JSON.")] = None,
+) -> None:
+    """Before GPU hours are spent: how many matchings the data allows and, with --model, how much RL can make of its answers."""
+    from .evaluation.probe import ProbeSettings, print_probe
+    from .evaluation.probe import probe as run
+    from .evaluation.run import write_metrics
+    from .tasks import make_task, parse_weights
+
+    if save_difficulty and not model:
+        raise WrongUsage("--save-difficulty needs --model: difficulty is what a model's answers earn")
+    with usage():
+        make_task(task or "grounding", dialect=dialect or "qwen2-vl")
+        settings = ProbeSettings(
+            num_generations=num_generations, groups_per_step=groups_per_step, limit=limit, temperature=temperature, batch_size=batch_size, seed=seed,
+            max_new_tokens=max_new_tokens, max_pixels=max_pixels, thinking=thinking, matching=matching, weights=parse_weights(weights),
+        )  # fmt: skip
+    with progress("answering") as step:
+        found = run(
+            data, model=model, task=task, settings=settings, save_difficulty=save_difficulty, dialect=dialect, device=device, on_progress=step
+        )
+    print_probe(found)
+    if output:
+        write_metrics(found, output)
 
 
 @app.command(epilog="Example: perception-r1 report runs/before runs/after -o comparison.html")
@@ -160,24 +199,33 @@ def report(
     print(f"wrote {output}")
 
 
-@app.command(epilog="Example: perception-r1 show samples.jsonl --answers answers.jsonl --limit 24 -o pictures.html")
+@app.command(epilog="Example: perception-r1 show samples.jsonl -o gallery.html")
 def show(
     file: InputFile,
     output: Output,
     answers: Answers = None,
     dialect: DialectName = "qwen2-vl",
     thinking: Thinking = False,
-    limit: Annotated[int, typer.Option(min=1, help="Only the first so many.")] = 48,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many; with answers 48 by default.")] = None,
 ) -> None:
-    """One HTML file of pictures with truth and, where there are completions, answers and what they earn."""
+    """A gallery of samples with their truth: an HTML page with filters, and its thumbnails in a folder beside it.
+
+    Where there are answers, in FILE or in --answers: one HTML file of pictures with truth, answers and what they earn.
+    """
     from itertools import islice
 
-    from .data.samples import replacing
+    from .data.samples import read_samples, replacing
     from .evaluation.score import ScoreSettings, pictures
+    from .gallery import has_completions, thumbnail_folder, write_gallery
     from .visualize import gallery
 
     with usage():
         settings = ScoreSettings(dialect=dialect, thinking=thinking)
+    if answers is None and not has_completions(file):
+        count = write_gallery(shown(islice(read_samples(file), limit), "drawing", limit), output, title=str(file))
+        print(f"wrote {output} with {count} samples; their thumbnails are in {thumbnail_folder(output)}")
+        return
+    limit = limit or 48
     drawn = shown(islice(pictures(file, settings, answers), limit), "drawing", limit)
     with replacing(output) as part, part.open("w", encoding="utf-8") as page:
         page.writelines(gallery(drawn, str(answers or file)))

@@ -1,6 +1,6 @@
 """What every command of the line shares: wrong usage, a progress bar, the option that names the output."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -27,6 +27,18 @@ def usage() -> Iterator[None]:
         yield
     except BadData as problem:
         raise WrongUsage(str(problem)) from problem
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with how much is done and how much there is: a progress bar on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        step = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(step, completed=done, total=total)
 
 
 def shown(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:

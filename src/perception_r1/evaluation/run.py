@@ -95,7 +95,8 @@ def evaluate(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     if model is not None:
-        backend = _load_backend(model, samples, settings, dialect=dialect, device=device, dtype=dtype)
+        options = {"dialect": dialect, "device": device, "dtype": dtype, "min_pixels": min_pixels, "max_pixels": max_pixels}
+        backend = load_backend(model, samples, **options)
         thinks = bool(backend.settings.get("thinking")) if thinking is None else thinking
         settings = replace(settings, dialect=backend.dialect.name, thinking=thinks)
         about = {"name": backend.name, "model_type": backend.model_type, "device": str(backend.device), "dtype": str(backend.dtype)}
@@ -105,7 +106,7 @@ def evaluate(
     made = make_task(samples[0].task, dialect=settings.dialect, thinking=settings.thinking)
     source = _from_model(backend, made, samples, settings) if model is not None else _from_file(written, made, samples, settings)
     answers, frames = _collect(source, samples, folder / "answers.jsonl", on_progress)
-    result = _result(made, samples, answers, frames, settings, {"data": _about_data(data or str(predictions), samples), "model": about})
+    result = _result(made, samples, answers, frames, settings, {"data": about_data(data or str(predictions), samples), "model": about})
     write_metrics(result, folder / "metrics.json")
     Console().print(metrics_table(result["metrics"], f"{made.name}, {len(samples):,} samples"))
     if missing := about.get("without_answer"):
@@ -118,12 +119,13 @@ def evaluate(
 Source = Iterator[tuple[Written, Frame]]
 
 
-def _load_backend(model: str | Path, samples: Sequence[Sample], settings: Settings, **options: str | None) -> Any:
-    if missing := [sample for sample in samples if not sample.image_path.is_file()]:
-        open_image(missing[0])  # raises, naming it, before the model is loaded
+def load_backend(model: str | Path, samples: Sequence[Sample], **options: Any) -> Any:
+    """The `TransformersBackend` of a model with its options. A missing image of the samples raises BadData before anything is loaded."""
+    if missing := next((sample for sample in samples if not sample.image_path.is_file()), None):
+        open_image(missing)  # raises, naming it
     from .backends import TransformersBackend  # torch only when a model runs
 
-    return TransformersBackend(model, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels, **options)
+    return TransformersBackend(model, **options)
 
 
 def _from_model(backend: Any, task: Task, samples: Sequence[Sample], settings: Settings) -> Source:
@@ -201,7 +203,7 @@ def _file_hash(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
+def about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
     """Path, number of samples, and sha256: of the file, or where the spec is no file, of its rows without image paths."""
     if Path(spec).is_file():
         return {"path": spec, "sha256": _file_hash(spec), "samples": len(samples)}
