@@ -1,4 +1,4 @@
-"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 2.7 M parameters that sees 64 × 64 pixels.
+"""Architecture, tokenizer and processor of the bundled policy: a Qwen3-VL of 1.9 M parameters that sees 64 × 64 pixels.
 
 Everything downstream treats it as any other Hugging Face model folder. Sizes follow what was seen to learn on two cores.
 """
