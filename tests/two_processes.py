@@ -35,11 +35,11 @@ def sharded(folder: Path) -> None:
     """Models sharded by FSDP2, a prompt a process: writes each family's log-probabilities, gradients and greedy rollouts."""
     import torch
     import torch.distributed as dist
+    from tests.small_families import FAMILIES, completions, prompts
+    from tests.test_shared_prefix import GRIDS, images, only, ours, sharing, weights_of
     from torch.distributed.fsdp import fully_shard
 
     from perception_r1.training.rollouts import prefill_once
-    from tests.small_families import FAMILIES, completions, prompts
-    from tests.test_shared_prefix import GRIDS, images, only, ours, sharing, weights_of
 
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -62,6 +62,21 @@ def sharded(folder: Path) -> None:
             tokens = model.generate(**inputs, do_sample=False, max_new_tokens=4 + 6 * rank)
         torch.save({"logps": torch.cat(both), "gradients": gradients, "tokens": tokens}, folder / f"{family}-{rank}.pt")
     dist.destroy_process_group()
+
+
+def trained(folder: Path) -> None:
+    """Three GRPO steps in DDP on the policy in `folder`, half of the prompts in each process: writes weights and losses."""
+    import torch
+    from tests.small_runs import Told, make_trainer, weights
+
+    trainer = make_trainer(
+        folder, folder / "two", Told, given={"share": "on"}, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_steps=3
+    )
+    assert trainer.accelerator.num_processes == 2
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    torch.save({"weights": weights(trainer), "losses": losses}, folder / f"trained-{trainer.accelerator.process_index}.pt")
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
