@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 
@@ -34,6 +35,38 @@ def _sharded(model: Any) -> bool:
     return is_deepspeed_zero3_enabled() or any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room for the tokens to come, which are written in place: transformers' layer copies all of them a token."""
+
+    ROOM = 64
+    """Tokens by which it grows."""
+    keys: Any
+    values: Any
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._hold(keys, values)
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        shape = (*keys.shape[:2], keys.shape[2] + self.ROOM, keys.shape[3])
+        self._room = keys.new_empty(shape), values.new_empty(shape)
+        self.keys, self.values = (room[:, :, : states.shape[2]].copy_(states) for room, states in zip(self._room, (keys, values), strict=True))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        if end > self._room[0].shape[2]:
+            self._hold(self.keys, self.values)
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._hold(self.keys[indices], self.values[indices])
+
+
 def sample_groups(
     model: Any,
     input_ids: Tensor,
@@ -53,10 +86,10 @@ def sample_groups(
     mask = torch.ones_like(input_ids) if mask is None else mask  # transformers leaves it out where there is no padding
     positions = model_kwargs.pop("position_ids")[-3:]  # transformers puts a row of text positions before those of M-RoPE
     after = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1
-    call: Any = partial(model, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    call: Any = partial(model, use_cache=True, logits_to_keep=1)
     given = {name: value for name, value in model_kwargs.items() if name not in ("use_cache", "logits_to_keep")}
-    logits = call(input_ids=input_ids, attention_mask=mask, position_ids=positions, **given).logits
-    cache.batch_repeat_interleave(group)
+    logits = call(input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **given).logits
+    cache = Cache(layers=[_RoomyLayer(layer.keys.repeat_interleave(group, 0), layer.values.repeat_interleave(group, 0)) for layer in cache.layers])
     ids, mask, after, logits = (states.repeat_interleave(group, 0) for states in (input_ids, mask, after, logits))
     _expand(logits_processor, group)
     live = torch.arange(len(ids), device=ids.device)
@@ -76,7 +109,9 @@ def sample_groups(
             cache.batch_select_indices(still)
             live = live[still]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = call(input_ids=ids[live, -1:], attention_mask=mask[live], position_ids=after[live].expand(3, -1)[:, :, None]).logits
+        logits = call(
+            past_key_values=cache, input_ids=ids[live, -1:], attention_mask=mask[live], position_ids=after[live].expand(3, -1)[:, :, None]
+        ).logits
         after = after + 1
 
 
