@@ -79,7 +79,8 @@ class Heads(nn.Module):
         """Cross-entropy of each name and of the box's coordinates; the box on at most 256 patches, which is plenty."""
         nothing = self.nothing(patches)
         scores = {name: torch.cat([patches @ self.get_buffer(name).T, nothing], dim=1) for name in NAMES}
-        found = {name: F.cross_entropy(scores[name], truth[name], ignore_index=-100) for name in NAMES}
+        found = {name: F.cross_entropy(scores[name], truth[name], ignore_index=-100, reduction="sum") for name in NAMES}
+        found = {name: loss / (truth[name] >= 0).sum().clamp(min=1) for name, loss in found.items()}  # a batch may hold no page
         shown = (truth["owner"] >= 0).nonzero()[:, 0]
         shown = shown[torch.randperm(len(shown))[:256]]
         numbers = self.box(patches[shown]).unflatten(1, (4, -1)) @ self.get_buffer("numbers").T
