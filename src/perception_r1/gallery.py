@@ -49,7 +49,7 @@ def write_gallery(samples: Iterable[Sample], page: Path, *, title: str) -> int:
     head, tail = _PAGE.split("@ROWS@")
     rows_end, tail = tail.split("@LABELS@")
     with replacing(page) as part, part.open("w", encoding="utf-8") as file:
-        file.write(head.replace("@TITLE@", html.escape(title)).replace("@TRUTH@", TRUTH).replace("@LONGEST@", str(LONGEST)))
+        file.write(head.replace("@TRUTH@", TRUTH).replace("@LONGEST@", str(LONGEST)).replace("@TITLE@", html.escape(title)))
         for sample, thumbnail in _with_thumbnails(samples, folder):
             row = _row(sample, page.parent, labels) | {"thumbnail": f"{folder.name}/{thumbnail}"}
             file.write(f"{',' if count else ''}\n{_json(row)}")
@@ -184,7 +184,8 @@ function figure(row, labels) {
   link.style.width = Math.max(1, row.width * scale) + "px";
   link.style.height = Math.max(1, row.height * scale) + "px";
   const crowds = (row.objects || []).length - count(row), about = [row.task, row.query, row.source].filter(Boolean).join(" · ");
-  const objects = row.text === undefined ? `${count(row)} objects${crowds ? ` and ${crowds} crowds` : ""}` : row.text;
+  const several = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
+  const objects = row.text === undefined ? several(count(row), "object") + (crowds ? ` and ${several(crowds, "crowd")}` : "") : row.text;
   return element("figure", {}, link, element("figcaption", {}, element("b", {}, row.id), `\\n${about}\\n${objects}`));
 }
 function start() {
