@@ -20,10 +20,15 @@ class MarkComplete(TrainerCallback):
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / MARKER).touch()
 
 
+def step_of(checkpoint: str | Path | None) -> int:
+    """The global step of a checkpoint folder; 0 for None, a fresh start."""
+    return int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+
+
 def newest_complete(output_dir: str | Path) -> str | None:
     """The newest checkpoint folder below `output_dir` that was written to its end, or None."""
     folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if (folder / MARKER).is_file()]
-    return str(max(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))) if folders else None
+    return str(max(folders, key=step_of)) if folders else None
 
 
 def prepare_output(args: TrainingArguments, resume: bool) -> str | None:

@@ -24,8 +24,8 @@ class ShortLog(TrainerCallback):
             self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def quiet(trainer: Trainer) -> None:
-    """Replaces a trainer's own progress bar and log printing by ShortLog."""
+def quiet(trainer: Trainer, log: ShortLog | None = None) -> None:
+    """Replaces a trainer's own progress bar and log printing by ShortLog, a new one or that of the run's trainers before."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(ShortLog())
+    trainer.add_callback(log or ShortLog())

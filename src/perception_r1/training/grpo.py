@@ -3,11 +3,15 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import release_memory
+from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
@@ -16,10 +20,11 @@ from ..dialects import Dialect, dialect_named, dialect_of_model
 from ..evaluation.backends import check_model_folder, limit_pixels
 from ..records import BadData
 from ..tasks import Task
-from .checkpoints import MarkComplete, prepare_output, write_settings
+from .checkpoints import MarkComplete, prepare_output, step_of, write_settings
 from .comparison import Comparison
-from .console import quiet
+from .console import ShortLog, quiet
 from .cpu import keep_freed_memory
+from .curriculum import Stage, plan
 from .dataset import drawn, processor_frame, prompt_dataset, tasks_for
 from .recipe import RecipeArguments, load_recipe, resolve_model
 from .reward import PerceptionReward, keep_before, write_parquet
@@ -246,20 +251,30 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     ready = prepare(ours, args, matching=ours.matching, weights=ours.term_weights())
     args.remove_unused_columns = False
     args.model_init_kwargs = init_kwargs(args, model_args)
-    trainer = _trainer(ours, args, model_args, ready)
+    output, done = Path(str(args.output_dir)), step_of(ready.checkpoint)
+    samples = drawn(ready.samples, ready.samples.probabilities(), args.seed)
+    stages = plan(ours, args, samples, done)
+    keep_before(_rollouts(args), done)
+    build = partial(_trainer, ours, model_args, ready, prompt_dataset(samples, ready.tasks))
+    trainer = build(stages[0])
     comparison = Comparison(ours, args, ready) if trainer.is_world_process_zero() else None
     if comparison:
         comparison.measure("before", ready.model)
-    quiet(trainer)
+    quiet(trainer, log := ShortLog())
     trainer.train(resume_from_checkpoint=ready.checkpoint)
+    for ended, stage in pairwise(stages):
+        trainer.accelerator.wait_for_everyone()  # the checkpoint is whole
+        del trainer
+        release_memory()
+        quiet(trainer := build(stage), log)
+        trainer.train(resume_from_checkpoint=str(output / f"checkpoint-{ended.end}"))
     _save(trainer, ours, args, ready)
     if trainer.is_world_process_zero():
-        output = Path(str(args.output_dir))
         write_parquet(list(output.glob("rollouts-*.jsonl")), output / "rollouts.parquet")
     if comparison:
-        comparison.measure("after", Path(str(args.output_dir)))
+        comparison.measure("after", output)
         comparison.report(trainer.state.log_history)
-    return Path(str(args.output_dir))
+    return output
 
 
 def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
@@ -269,19 +284,20 @@ def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None} | declared
 
 
-def _trainer(ours: RecipeArguments, args: GRPOConfig, model_args: ModelConfig, ready: Prepared) -> GroupSharedTrainer:
-    rollouts = Path(str(args.output_dir)) / f"rollouts-{args.process_index}.jsonl"
-    done = int(Path(ready.checkpoint).name.rpartition("-")[2]) if ready.checkpoint else 0
-    keep_before(rollouts, done)
-    reward = PerceptionReward(ready.tasks, processor_frame(ready.processor, ready.dialect), ready.processor.tokenizer, rollouts)
+def _rollouts(args: GRPOConfig) -> Path:
+    return Path(str(args.output_dir)) / f"rollouts-{args.process_index}.jsonl"
+
+
+def _trainer(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared, dataset: Dataset, stage: Stage) -> GroupSharedTrainer:
+    frame = processor_frame(ready.processor, ready.dialect)
     return GroupSharedTrainer(
         model=ready.model,
-        reward_funcs=reward,
-        args=args,
-        train_dataset=prompt_dataset(drawn(ready.samples, ready.samples.probabilities(), args.seed), ready.tasks),
+        reward_funcs=PerceptionReward(ready.tasks, frame, ready.processor.tokenizer, _rollouts(stage.args)),
+        args=stage.args,
+        train_dataset=dataset if stage.order is None else dataset.select(stage.order),
         processing_class=ready.processor,
         peft_config=get_peft_config(model_args),
-        callbacks=[MarkComplete()],
+        callbacks=[MarkComplete(), *stage.callbacks()],
         share=ours.shared_prefix,
     )
 

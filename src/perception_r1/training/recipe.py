@@ -32,6 +32,9 @@ class RecipeArguments:
     matching: str = field(default="hungarian", metadata={"help": "hungarian, greedy, sequential or best."})
     weights: str = field(default="", metadata={"help": "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."})
     shared_prefix: str = field(default="auto", metadata={"help": "GRPO: compute what a group shares once: auto (where it can), on or off."})
+    curriculum: str | None = field(default=None, metadata={"help": "GRPO: term by which samples go from easy to hard, or reward for the total."})
+    difficulty: str | None = field(default=None, metadata={"help": "GRPO: file of perception-r1 probe --save-difficulty, for the curriculum."})
+    stages: str = field(default="", metadata={"help": "GRPO: num_generations of each stage, easy to hard, as 4,8,16; with shares as 4:2,8:1."})
     thinking: bool = field(default=False, metadata={"help": "Demand <think>…</think><answer>…</answer>."})
     turns: int = field(default=1, metadata={"help": "SFT: how many questions about one image make one conversation, at most."})
     vision_learning_rate: float | None = field(default=None, metadata={"help": "SFT: learning rate of the vision tower; left out: as the rest."})
@@ -77,6 +80,8 @@ def _settings(recipe: str) -> Mapping[str, Any]:
         settings["shared_prefix"] = "on" if share else "off"
     if isinstance(settings.get("weights"), dict):
         settings["weights"] = ",".join(f"{name}={value}" for name, value in settings["weights"].items())
+    if isinstance(stages := settings.get("stages"), int | list):
+        settings["stages"] = ",".join(map(str, stages if isinstance(stages, list) else [stages]))
     return settings
 
 
