@@ -252,6 +252,17 @@ def test_a_page_of_thousands_makes_only_the_figures_that_are_looked_at(tmp_path:
     assert caption["inside"][1] == "\ncounting · dog\n1 object"
 
 
+def test_a_point_is_a_cross_of_the_same_size_on_the_page_whatever_the_image_measures(tmp_path: Path) -> None:
+    write_gallery([made(tmp_path)], tmp_path / "page.html", title="")
+    rows = [{"id": "p", "image": "a", "width": side, "height": side, "objects": [[side / 2, side / 4]], "labels": [0]} for side in (256, 2560)]
+    after = f'console.log(JSON.stringify({json.dumps(rows)}.map(row => figure(row, ["dog"]))));'
+    figures = run_script(tmp_path / "page.html", BROWSER.replace("SOURCES", json.dumps({"rows": "[]", "labels": "[]"})), after)
+    for figure, scale in zip(figures, (1, 10), strict=True):
+        cross = figure["inside"][0]["inside"][1]["inside"][0]["attributes"]["d"]
+        across, arm_x, down, arm_y = (np.array(part.split(), dtype=float) for part in re.split("[Mhv]", cross)[1:])
+        np.testing.assert_allclose(np.concatenate([across, arm_x, down, arm_y]), np.array([122.5, 64, 11, 128, 58.5, 11]) * scale)
+
+
 def test_the_script_opens_a_page_without_a_document_by_doing_nothing(tmp_path: Path) -> None:
     write_gallery([made(tmp_path)], tmp_path / "page.html", title="")
     assert run_script(tmp_path / "page.html", "", "console.log(1)") == 1

@@ -165,16 +165,16 @@ function element(name, attributes, ...inside) {
   made.append(...inside);
   return made;
 }
-function shape(place, crowd) {
+function shape(place, crowd, arm) {
   const kind = crowd ? "crowd" : "", [x, y, right, bottom] = place;
   if (place.length === 4) return element("rect", {x, y, width: right - x, height: bottom - y, class: kind});
-  return element("path", {d: `M${x} ${y}m-6 0h12m-6 -6v12`, class: kind});
+  return element("path", {d: `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}`, class: kind});
 }
 function figure(row, labels) {
   const scale = LONGEST / Math.max(row.width, row.height), letters = 11 / scale;
   const drawn = element("svg", {viewBox: `0 0 ${row.width} ${row.height}`, preserveAspectRatio: "none"});
   (row.objects || []).forEach((place, k) => {
-    const name = labels[row.labels[k]], object = shape(place, row.crowd && row.crowd[k]);
+    const name = labels[row.labels[k]], object = shape(place, row.crowd && row.crowd[k], letters / 2);
     object.append(element("title", {}, name));
     drawn.append(object, element("text", {x: place[0], y: Math.max(place[1], letters), "font-size": letters}, name));
   });
