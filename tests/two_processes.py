@@ -24,7 +24,7 @@ def in_two_processes(job: str, folder: Path) -> None:
         with log.open("w") as out:
             running.append(subprocess.Popen(command, stdout=out, stderr=out, env=settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=ROOT))
     try:
-        codes = [process.wait(timeout=600) for process in running]
+        codes = [process.wait(timeout=1200) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -94,15 +94,18 @@ def sample_groups(
     _expand(logits_processor, group)
     live = torch.arange(len(ids), device=ids.device)
     finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    done, width = False, 0
     while True:
         scores = logits[:, -1].float()
         if len(live) < len(ids):  # processors may keep a state a row, so they see every row
             scores = scores.new_zeros(len(ids), scores.shape[1]).index_copy(0, live, scores)
         scores = logits_processor(ids, scores)
         ids = torch.cat([ids, _next_tokens(scores, finished, generation_config)[:, None]], dim=1)
+        width = width if done else ids.shape[1]  # what is added while others go on is no answer
         finished = finished | stopping_criteria(ids, None)
-        if _everyone(bool(finished.all()), synced_gpus, ids.device):
-            return ids
+        done = bool(finished.all())
+        if _everyone(done, synced_gpus, ids.device):
+            return ids[:, :width]
         still = (~finished[live]).nonzero()[:, 0]
         if len(still) < len(live):
             still = still if len(still) else still.new_zeros(1)  # a process that waits for others keeps one row
