@@ -12,10 +12,11 @@ from trl import GRPOConfig
 
 from perception_r1.data.mixture import load_data
 from perception_r1.data.samples import write_samples
+from perception_r1.evaluation.probe import Group
 from perception_r1.policy import tiny
-from perception_r1.records import BadData, Sample, Truth
+from perception_r1.records import BadData, Sample, Score, Truth
 from perception_r1.training import grpo
-from perception_r1.training.curriculum import parse_stages, plan
+from perception_r1.training.curriculum import parse_stages, plan, read_difficulty
 from perception_r1.training.recipe import RecipeArguments, load_recipe
 
 DATA = "scenes:ocr?n=12&seed=3"
@@ -245,6 +246,14 @@ def test_a_curriculum_without_a_difficulty_file_names_the_command_that_makes_one
         grpo.run("quickstart", words(folder, tmp_path / "b", "--curriculum", "edit", "--difficulty", "gone.jsonl"))
     with pytest.raises(BadData, match="stages is given without a curriculum"):
         grpo.run("quickstart", words(folder, tmp_path / "c", "--stages", "4,8"))
+
+
+def test_what_the_probe_writes_is_what_a_curriculum_reads(tmp_path: Path) -> None:
+    scores = [Score(terms={"format": 1.0, "edit": edit}) for edit in (0.25, 0.75)]
+    rows = [Group(sample, scores[: k + 1], 0).difficulty() for k, sample in enumerate(some_samples(2))]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_difficulty(tmp_path / "d.jsonl", "edit") == {"0": 0.25, "1": 0.5}
+    assert read_difficulty(tmp_path / "d.jsonl", "reward") == {"0": 1.25, "1": 1.5}
 
 
 GOOD = '{"id": "0", "mean": 1, "terms": {"edit": {"mean": 0.5}}}\n'
