@@ -50,11 +50,11 @@ def test_splits_never_share_a_scene_whatever_the_seed(tasks: tuple[str, ...]) ->
 
 
 def test_a_layout_belongs_to_one_split_only() -> None:
-    from perception_r1.data.scenes import _in_split, _layout
+    from perception_r1.data.scenes import _in_split, random_layout
 
     rng = np.random.default_rng(0)
     for split in SPLITS:
-        layout = _layout(SceneOptions(), split, rng)
+        layout = random_layout(SceneOptions(), split, rng)
         assert [name for name in SPLITS if _in_split(layout, name)] == [split]
 
 
