@@ -226,3 +226,47 @@ def test_an_annotation_file_may_have_any_encoding_of_json(encoding: str, tmp_pat
 def test_a_data_set_of_crowds_alone_has_nothing_to_count(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="no category whose objects can be counted"):
         coco_samples(written(tmp_path, note(1, 1, [0, 0, 50, 50], iscrowd=1)), "counting")
+
+
+LISTS = {
+    "ids.txt": "3\n1\n\n 7 \n",
+    "ids.json": "[3, 1, 7]",
+    "names.txt": "3.jpg\n1.jpg\n7.jpg",
+    "names.json": '["1.jpg", "7.jpg", "3.jpg"]',
+    "paths.txt": "/data/coco/images/3.jpg\nimages/1.jpg\n./7.jpg\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("task", ["detection", "counting"])
+def test_a_list_of_images_takes_those_and_no_other_in_the_files_order(task: str, name: str, tmp_path: Path) -> None:
+    root = written(tmp_path, *(note(k, 1 + k % 3, [k, k, 5, 5]) for k in range(1, 11)), count=10)
+    (tmp_path / name).write_text(LISTS[name])
+    every, listed = coco_samples(root, task), coco_samples(root, task, ids=tmp_path / name)
+    assert [sample.id for sample in listed.samples] == [every.samples[k - 1].id for k in (1, 3, 7)]
+    assert listed.report == {"images": 3, "annotations": 3, "crowd": 0, "zero_area": 0, "uncountable": 0, "not_listed": 7}
+
+
+BAD_LISTS = {
+    "an image of another set": ("1\n99\n98\n", "2 of 3 entries name no image of the data set, the first '99'"),
+    "an image twice": ("1\n2\n1.jpg\n", "found image '1' twice"),
+    "nothing": ("\n", r"found \[\], expected a list of ids or file names"),
+}
+
+
+@pytest.mark.parametrize("text, words", BAD_LISTS.values(), ids=BAD_LISTS)
+def test_a_list_that_does_not_fit_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(BadData, match=words):
+        coco_samples(written(tmp_path), ids=tmp_path / "list.txt")
+
+
+def test_a_list_that_cannot_be_read_is_named_and_an_unknown_image_of_an_annotation_still_is(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="none.txt: found no text"):
+        coco_samples(written(tmp_path), ids=tmp_path / "none.txt")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(BadData, match="a.json: found {}, expected a list"):
+        coco_samples(tmp_path, ids=tmp_path / "a.json")
+    (tmp_path / "a.txt").write_text("1")
+    with pytest.raises(BadData, match="annotations: KeyError 55"):
+        coco_samples(written(tmp_path, note(55, 1, [1, 1, 5, 5])), ids=tmp_path / "a.txt")

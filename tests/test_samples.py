@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_r1.data.mixture import load_data, parse_count, subset
+from perception_r1.data.mixture import load_data
 from perception_r1.data.samples import Skipped, as_rgb, open_image, read_samples, write_samples
+from perception_r1.data.subsets import parse_count, subset
 from perception_r1.records import BadData, Sample, Truth
 
 ROW: dict[str, Any] = {"id": "7", "task": "grounding", "image": "a.png", "width": 64, "height": 48, "query": "dog"}

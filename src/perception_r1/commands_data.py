@@ -24,7 +24,7 @@ SubsetSeed = Annotated[int, typer.Option("--seed", help="Which N of --sample.")]
 
 def wanted(sample: str | None) -> int | None:
     """The number after --sample, before anything is read."""
-    from .data.mixture import parse_count
+    from .data.subsets import parse_count
 
     with usage():
         return parse_count(sample) if sample else None
@@ -40,8 +40,9 @@ def finish(
     problems: Sequence[str] = (),
 ) -> None:
     """Writes the samples, or a subset of `number`, and says what happened on the way; the first problems go to stderr."""
-    from .data.mixture import subset
+    from .data.readers import in_words
     from .data.samples import write_samples
+    from .data.subsets import subset
 
     chosen = subset(samples, number, seed) if number else samples
     count = write_samples(shown(chosen, "writing", len(chosen)), output)
@@ -52,10 +53,6 @@ def finish(
 
 def nonzero(report: Mapping[str, int]) -> dict[str, int]:
     return {name: number for name, number in report.items() if number}
-
-
-def in_words(report: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in report.items())
 
 
 @data_app.command(epilog="Example: perception-r1 data scenes counting -n 2000 --seed 1 --split train --set max_count=8 -o scenes/train.jsonl")
@@ -69,7 +66,7 @@ def scenes(
     sample: Subset = None,
 ) -> None:
     """Draw scenes with exact truth, beside FILE in the folder FILE_images. The same seed draws the same scenes."""
-    from .data.mixture import reader_options
+    from .data.readers import reader_options
     from .data.scenes import scene_samples
 
     subset_of = wanted(sample)
@@ -88,6 +85,7 @@ def coco(
     split: Annotated[str | None, typer.Option(help="val2017, where there are several annotation files.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="The annotation file, relative to ROOT.")] = None,
     images: Annotated[Path | None, typer.Option(help="The image folder, relative to ROOT.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only the images that this file lists by id or file name: a line each, or a JSON list.")] = None,
     absent: Annotated[int, typer.Option(min=0, help="Counting: categories an image that it does not show (the answer is zero).")] = 0,
     sample: Subset = None,
     seed: Annotated[int, typer.Option(help="Which absent categories, and which samples of --sample.")] = 0,
@@ -96,7 +94,7 @@ def coco(
     from .data.coco import coco_samples
 
     number = wanted(sample)
-    found = coco_samples(root, task, split=split, annotations=annotations, images=images, absent=absent, seed=seed)
+    found = coco_samples(root, task, split=split, annotations=annotations, images=images, ids=ids, absent=absent, seed=seed)
     finish(found.samples, output, number=number, seed=seed, report=found.report)
 
 
@@ -158,17 +156,22 @@ def pixmo(
     sample: Subset = None,
     seed: SubsetSeed = 0,
 ) -> None:
-    """PixMo-Count to counting samples with points as truth. Rows without their image or points are left out and counted."""
+    """PixMo-Count to counting samples with points as truth. Rows without their image or points are left out and counted.
+
+    With --download, --sample draws its rows first and fetches their images alone; dead links leave fewer samples than asked for.
+    """
     from .data.downloads import DownloadSettings, download_images
     from .data.pixmo import pixmo_links, pixmo_samples
+    from .data.readers import in_words
 
     number = wanted(sample)
+    drawn = (number, seed) if download and number else None
     if download:
         settings = DownloadSettings(workers=workers, check_hash=not any_hash)
-        fetched = download_images(pixmo_links(source, split=split), images, settings, track=shown)
+        fetched = download_images(pixmo_links(source, split=split, drawn=drawn), images, settings, track=shown)
         print(f"{in_words(fetched.report)}; the links that are dead: {fetched.dead_links}")
-    found = pixmo_samples(source, images, split=split, unit=unit, check_hash=not any_hash, track=shown)
-    finish(found.samples, output, number=number, seed=seed, report=nonzero(found.report), problems=found.problems)
+    found = pixmo_samples(source, images, split=split, unit=unit, check_hash=not any_hash, drawn=drawn, track=shown)
+    finish(found.samples, output, number=None if drawn else number, seed=seed, report=nonzero(found.report), problems=found.problems)
 
 
 @data_app.command(epilog="Example: perception-r1 data pages fox/en_page_ocr.json --images fox/en_pdf_png -o pages.jsonl")
@@ -189,3 +192,33 @@ def pages(
     number, folder = wanted(sample), output.parent / f"{output.stem}_images"
     found = page_samples(source, form=form, images=images, texts=texts, questions=tuple(question or ()), rendered=folder, dpi=dpi, track=shown)
     finish(found.samples, output, number=number, seed=seed, report=nonzero(found.report), problems=found.problems)
+
+
+@data_app.command(epilog="Example: perception-r1 data recipe paper --root data --only refcoco,coco -o data")
+def recipe(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name in recipes/data/ (paper), or a YAML file.")],
+    root: Annotated[Path, typer.Option(help="Folder that the sources in the recipe start from.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the sample files and their manifest.json.")],
+    only: Annotated[str, typer.Option(metavar="NAME,NAME", help="Only these files of the recipe; the others stay as they are.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Which samples; by default the recipe's.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="PixMo-Count: draw the sample, then fetch its images that are not there.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Downloads at a time.")] = 8,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out expressions that are bad or have no image, and count them.")] = False,
+) -> None:
+    """Make all sample files of a recipe, in its sizes, with a manifest: sources and their hashes, seeds, counts, what was left out and why.
+
+    `paper` makes the four of the paper: RefCOCO 5k, pages 5k, PixMo-Count 10k, COCO 110k.
+    """
+    from .data.downloads import DownloadSettings
+    from .data.readers import in_words
+    from .data.recipe import MANIFEST, Making, make_files, read_recipe
+
+    with usage():
+        plans = read_recipe(recipe, seed=seed, only=[name.strip() for name in only.split(",") if name.strip()])
+    settings = DownloadSettings(workers=workers) if download else None
+    for entry in make_files(plans, Making(root=root, output=output, download=settings, skip_bad=skip_bad, track=shown)):
+        for problem in entry["left_out_first"]:
+            print(problem, file=sys.stderr)
+        counts = [f"{source}: {in_words(report)}" for source, report in [*entry["downloads"].items(), *entry["reports"].items()] if report]
+        print("; ".join([f"wrote {entry['samples']} samples, of {entry['found']}, to {output / entry['file']}", *counts]), flush=True)
+    print(f"manifest: {output / MANIFEST}")

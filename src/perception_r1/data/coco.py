@@ -9,7 +9,7 @@ left out and counted in the report; a counting pair that had one is left out too
 import json
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..records import BadData, Sample, Truth
 from ..tasks.detection import COCO_NAMES
+from .samples import read_json
 
 FILES = ("instances*.json", "annotations/instances*.json")
 """Where an annotation file is looked for below a root."""
@@ -40,6 +41,8 @@ class Coco:
     samples: list[Sample]
     report: Mapping[str, int]
     """Numbers of `images`, `annotations`, `crowd` annotations, `zero_area` boxes left out and `uncountable` pairs left out."""
+    files: tuple[Path, ...] = ()
+    """The annotation file, and the list of images where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ def coco_samples(
     split: str | None = None,
     annotations: Path | str | None = None,
     images: Path | str | None = None,
+    ids: Path | str | None = None,
     absent: int = 0,
     seed: int = 0,
 ) -> Coco:
@@ -72,8 +76,9 @@ def coco_samples(
 
     The annotation file is the only `instances*.json` in `root` or `root/annotations`, or that of `split` (`val2017`); the
     images lie in `images/`, in a folder called as the split is, or in `root` itself. `annotations` and `images`, relative to
-    `root`, say it outright. `absent`: so many categories an image that it does not show, for counting to zero, drawn with
-    `seed`. Categories are listed in a detection sample unless they are COCO's own 80. Raises BadData.
+    `root`, say it outright. `ids`: a file that lists the images to take, such as minival (see `listed_images`). `absent`: so many
+    categories an image that it does not show, for counting to zero, drawn with `seed`. Categories are listed in a detection
+    sample unless they are COCO's own 80. Raises BadData.
     """
     if task not in ("detection", "counting"):
         raise BadData(f"coco: found task {task!r}, expected detection or counting")
@@ -81,17 +86,18 @@ def coco_samples(
         raise BadData(f"coco: found absent {absent}, expected a number of categories of at least 0")
     root = Path(root)
     file = root / annotations if annotations else _annotation_file(root, split)
-    categories, pictures, report = _read(file)
+    categories, pictures, report = _read(file, ids)
+    files = (file, Path(ids)) if ids else (file,)
     folder = root / images if images else _image_folder(root, file, pictures[0].file)
     names = tuple(categories.values())
     if task == "detection":
         listed = None if set(names) == set(COCO_NAMES) else names
-        return Coco(samples=[_detection(picture, folder, listed) for picture in pictures], report=report)
+        return Coco(samples=[_detection(picture, folder, listed) for picture in pictures], report=report, files=files)
     numbers = {name: number for number, name in categories.items()}
     samples = [sample for picture in pictures for sample in _counting(picture, folder, numbers, absent, seed)]
     if not samples:
         raise BadData(f"{file}: found no category whose objects can be counted, expected annotations that are not crowds")
-    return Coco(samples=samples, report=report)
+    return Coco(samples=samples, report=report, files=files)
 
 
 def _annotation_file(root: Path, split: str | None) -> Path:
@@ -218,12 +224,53 @@ class Pieces:
         return bool(new)
 
 
-def _read(file: Path) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
+def listed_images(ids: Path | str, images: Sequence[Mapping[str, Any]]) -> set[Any]:
+    """Ids of those `images` (of an instances JSON) that the file `ids` lists: a JSON list, or a text with one on each line.
+
+    An entry is an image's id, its file name, or a path that ends in its file name. Raises BadData for an entry that names no
+    image of the data set, or one that was named before.
+    """
+    ids, known = Path(ids), dict[str, Any]()
+    for image in images:
+        known |= dict.fromkeys((str(image["id"]), str(image["file_name"]), Path(str(image["file_name"])).name), image["id"])
+    entries = read_json(ids, "a list of images") if ids.suffix == ".json" else _lines(ids)
+    if not isinstance(entries, list) or not entries:
+        raise BadData(f"{ids}: found {str(entries)[:60]}, expected a list of ids or file names of images, at least one")
+    found = [known.get(str(entry), known.get(Path(str(entry)).name)) for entry in entries]
+    if unknown := [entry for entry, image in zip(entries, found, strict=True) if image is None]:
+        first = f"{len(unknown):,} of {len(entries):,} entries name no image of the data set, the first {str(unknown[0])[:60]!r}"
+        raise BadData(f"{ids}: {first}; expected ids or file names of its images")
+    if len(set(found)) < len(found):
+        counted = Counter(found)
+        twice = next(entry for entry, image in zip(entries, found, strict=True) if counted[image] > 1)
+        raise BadData(f"{ids}: found image {str(twice)[:60]!r} twice, expected each once")
+    return set(found)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as problem:
+        raise BadData(f"{file}: found no text, expected an id or file name of an image on each line") from problem
+
+
+def _only(content: dict[str, Any], ids: Path | str) -> None:
+    """Keeps the listed images, and of the annotations all but those of images that are there and not listed."""
+    listed = listed_images(ids, content["images"])
+    others = {image["id"] for image in content["images"]} - listed
+    content["images"] = [image for image in content["images"] if image["id"] in listed]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] not in others]
+
+
+def _read(file: Path, ids: Path | str | None) -> tuple[dict[int, str], list[_Picture], dict[str, int]]:
     """Category names by number, the pictures in the file's order, and the report. Raises BadData."""
     content = read_instances(file)
-    report = {"images": len(content["images"]), "annotations": len(content["annotations"]), "crowd": 0, "zero_area": 0, "uncountable": 0}
-    place, entry = "", None
+    place, entry, there = "images", None, len(content["images"])
     try:
+        if ids:
+            _only(content, ids)
+        report = {"images": len(content["images"]), "annotations": len(content["annotations"]), "crowd": 0, "zero_area": 0, "uncountable": 0}
+        report |= {"not_listed": there - len(content["images"])} if ids else {}
         place = "categories"
         categories = {entry["id"]: str(entry["name"]) for entry in sorted(content["categories"], key=lambda category: category["id"])}
         place = "images"

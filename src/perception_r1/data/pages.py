@@ -55,6 +55,8 @@ class Pages:
     """Numbers of `pages`, of `exif_rotated` ones used, and of pages left out for each of REASONS."""
     problems: tuple[str, ...]
     """The first pages left out, in words."""
+    files: tuple[Path, ...]
+    """The files that state the texts: the conversations, the PDFs, or the images of a folder and their texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +90,15 @@ def page_samples(
     if form not in FORMS:
         raise BadData(f"pages: found form {form!r}, expected one of {', '.join(FORMS)}")
     if form == "conversation":
-        return _collected(source, _conversations(source, Path(images or source.parent), questions), track)
+        return _collected(source, _conversations(source, Path(images or source.parent), questions), (source,), track)
     if form == "folder":
-        return _collected(source, _folder(source, (texts,) if texts else TEXTS), track)
+        suffixes = (texts,) if texts else TEXTS
+        files = tuple(path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGES or path.name.endswith(suffixes))
+        return _collected(source, _folder(source, suffixes), files, track)
     if rendered is None:
         raise BadData(f"pages: {source}: found PDFs and no folder to render their pages into: name it with rendered=FOLDER")
-    return _collected(source, _pdfs(source, Path(rendered), dpi), track)
+    files = _pdf_files(source)
+    return _collected(source, _pdfs(source, files, Path(rendered), dpi), files, track)
 
 
 def _form(source: Path) -> str:
@@ -111,7 +116,7 @@ def _form(source: Path) -> str:
     return "pdf" if ".pdf" in suffixes else "folder"
 
 
-def _collected(source: Path, pages: Iterable[_Page | BadData], track: Track) -> Pages:
+def _collected(source: Path, pages: Iterable[_Page | BadData], files: tuple[Path, ...], track: Track) -> Pages:
     """The samples of the pages. Raises BadData where there is none."""
     samples: dict[str, Sample] = {}
     skipped, rotated = Skipped(), 0
@@ -131,7 +136,7 @@ def _collected(source: Path, pages: Iterable[_Page | BadData], track: Track) -> 
         counted = ", ".join(f"{name} {number}" for name, number in report.items() if number) or "no page at all"
         first = f"; the first: {skipped.problems[0]}" if skipped.problems else ""
         raise BadData(f"{source}: found no page that can be used ({counted}), expected at least one{first}")
-    return Pages(samples=list(samples.values()), report=report, problems=tuple(skipped.problems))
+    return Pages(samples=list(samples.values()), report=report, problems=tuple(skipped.problems), files=files)
 
 
 def _sample(page: _Page) -> tuple[Sample, bool]:
@@ -249,12 +254,15 @@ def _only(stem: Path, images: Sequence[Path]) -> Path:
     return images[0]
 
 
-def _pdfs(source: Path, rendered: Path, dpi: int) -> Iterator[_Page | BadData]:
-    """Renders the pages of one PDF, or of all below a folder, to `<rendered>/<path of the PDF>-<number>.png`."""
+def _pdf_files(source: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in source.rglob("*") if path.suffix.lower() == ".pdf")) if source.is_dir() else (source,)
+
+
+def _pdfs(source: Path, files: Sequence[Path], rendered: Path, dpi: int) -> Iterator[_Page | BadData]:
+    """Renders the pages of the PDFs, of one or of all below a folder, to `<rendered>/<path of the PDF>-<number>.png`."""
     root = source if source.is_dir() else source.parent
-    files = [path for path in root.rglob("*") if path.suffix.lower() == ".pdf"] if source.is_dir() else [source]
     named: dict[str, Path] = {}
-    for file in sorted(files):
+    for file in files:
         name = file.relative_to(root).with_suffix("").as_posix()
         if named.setdefault(name, file) != file:
             yield LeftOut("same_stem", f"{file}: found {named[name].name} of the same name, expected each once: rename one")

@@ -8,7 +8,7 @@ points are left out, and counted by reason.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..records import BadData, Sample, Truth
 from .downloads import Link, Track, as_they_are, file_sha256, is_sha256, local_images
 from .rows import EDGE, Row
 from .samples import LeftOut, Skipped, as_rgb, read_rows, stored_image
+from .subsets import draw
 
 UNITS = ("pixels", "percent")
 REASONS = ("bad_row", "no_points", "count_differs", "no_image", "wrong_hash", "unreadable", "outside", "duplicate")
@@ -35,9 +36,12 @@ class Pixmo:
 
     samples: list[Sample]
     report: Mapping[str, int]
-    """Numbers of `rows`, of `exif_rotated` and `hash_differs` images used, and of rows left out for each of REASONS."""
+    """Numbers of `rows`, of `exif_rotated` and `hash_differs` images used, and of rows left out for each of REASONS; with `drawn`,
+    of sound rows `not_drawn`."""
     problems: tuple[str, ...]
     """The first rows left out, in words."""
+    files: tuple[Path, ...]
+    """The Parquet files that were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,22 +62,27 @@ def pixmo_samples(
     split: str | None = None,
     unit: str = "pixels",
     check_hash: bool = True,
+    drawn: tuple[int, int] | None = None,
     track: Track = as_they_are,
 ) -> Pixmo:
     """Counting samples of the PixMo-Count file, or folder of Parquet shards, `source`; every image is opened.
 
     Images lie anywhere below the folder `images`, named `<image_sha256>.<suffix>`. `split` (train) chooses among a folder's
     shards. `unit`: pixels or percent. `check_hash=False` takes an image whose bytes changed since the data set was made, as
-    picture hosts re-encode them, but never one that came for several different images. Raises BadData where a file
-    cannot be read, where no row is left, and where points that should be pixels all look like per cent.
+    picture hosts re-encode them, but never one that came for several different images. `drawn`, a number and a seed, takes so
+    many of the sound rows (as `pixmo_links` does), whether or not their images are there: nothing replaces those that are not.
+    Raises BadData where a file cannot be read, where no row is left, and where points that should be pixels all look like per cent.
     """
     if unit not in UNITS:
         raise BadData(f"pixmo: found unit {unit!r}, expected one of {', '.join(UNITS)}")
     if not Path(images).is_dir():
         raise BadData(f"pixmo: {images}: found no such folder, expected the images, named <image_sha256>.<suffix>: download them first")
-    skipped, extra = Skipped(), dict.fromkeys(("rows", "exif_rotated", "hash_differs"), 0)
+    skipped, extra = Skipped(), Counter[str](rows=0, exif_rotated=0, hash_differs=0)
     rows = list(_rows(source, split, skipped))
-    extra["rows"] = len(rows) + skipped.count
+    extra["rows"], sound = len(rows) + skipped.count, len(rows)
+    if drawn:
+        rows = _drawn(rows, *drawn)
+        extra["not_drawn"] = sound - len(rows)
     finder = _Finder(Path(images), sorted({row.link.sha256 for row in rows}), check_hash, track)
     samples: dict[str, Sample] = {}
     for row in track(rows, "reading images", len(rows)):
@@ -87,18 +96,28 @@ def pixmo_samples(
         samples[sample.id] = sample
         extra["exif_rotated"] += rotated
         extra["hash_differs"] += finder.differs(row.link.sha256)
-    report = extra | {reason: skipped.reasons[reason] for reason in REASONS}
+    report = {**extra} | {reason: skipped.reasons[reason] for reason in REASONS}
     if not samples:
         counted = ", ".join(f"{name} {number}" for name, number in report.items() if number)
         raise BadData(f"{source}: found no row that can be used ({counted}), expected at least one; the first: {skipped.problems[:1]}")
     if unit == "pixels":
         _refuse_percent(source, samples.values())
-    return Pixmo(samples=list(samples.values()), report=report, problems=tuple(skipped.problems))
+    files = tuple(_files(Path(source), split))
+    return Pixmo(samples=list(samples.values()), report=report, problems=tuple(skipped.problems), files=files)
 
 
-def pixmo_links(source: Path | str, *, split: str | None = None) -> list[Link]:
-    """What `download_images` needs for the rows of `source` that can become samples; each image once. Raises BadData."""
-    return sorted({row.link for row in _rows(source, split, Skipped())})
+def pixmo_links(source: Path | str, *, split: str | None = None, drawn: tuple[int, int] | None = None) -> list[Link]:
+    """What `download_images` needs for the rows of `source` that can become samples; each image once. Raises BadData.
+
+    `drawn`, a number and a seed: of so many of those rows alone.
+    """
+    rows = list(_rows(source, split, Skipped()))
+    return sorted({row.link for row in (_drawn(rows, *drawn) if drawn else rows)})
+
+
+def _drawn(rows: Sequence[_Count], number: int, seed: int) -> list[_Count]:
+    """A random `number` of the rows, each label with its share. Raises BadData when there are fewer."""
+    return [rows[index] for index in draw([row.label for row in rows], number, seed)]
 
 
 def _rows(source: Path | str, split: str | None, skipped: Skipped) -> Iterator[_Count]:

@@ -37,6 +37,8 @@ class References:
     samples: list[Sample]
     report: Mapping[str, int]
     """Numbers of `expressions` read, `images` used, expressions with `no_target`, boxes `clipped`, and `missing_images`."""
+    files: tuple[Path, ...]
+    """The files of references, boxes and rows that were read."""
 
 
 def refcoco_samples(path: Path | str, options: RefOptions | None = None, *, skipped: Skipped | None = None) -> References:
@@ -46,7 +48,7 @@ def refcoco_samples(path: Path | str, options: RefOptions | None = None, *, skip
     `skipped`, both are left out and counted there, by reason. A `source` is `name/split`.
     """
     options, path = options or RefOptions(), Path(path)
-    entries, convert, folders = _refer(path, options) if path.is_dir() and list(path.glob("refs(*).p")) else _rows(path, options)
+    entries, convert, folders, files = _refer(path, options) if path.is_dir() and list(path.glob("refs(*).p")) else _rows(path, options)
     maker, missing, splits, samples = Maker(options, folders, _name(path, options)), Skipped(keep=3), Counter[str](), list[Sample]()
 
     def attempt(function: Callable[..., T], *arguments: Any) -> T | None:
@@ -81,7 +83,7 @@ def refcoco_samples(path: Path | str, options: RefOptions | None = None, *, skip
         there = ", ".join(f"{split or 'no name'} ({count:,})" for split, count in splits.items()) or "none"
         left_out = f"; left out: {', '.join(f'{reason} {count:,}' for reason, count in skipped.reasons.items())}" if skipped else ""
         raise BadData(f"{path}: found no sample of split {options.split or 'any'!r}; splits that are there: {there}{left_out}; expected at least one")
-    return References(samples=list(unique(samples, str(path))), report=report)
+    return References(samples=list(unique(samples, str(path))), report=report, files=files)
 
 
 def _name(path: Path, options: RefOptions) -> str:
@@ -90,8 +92,8 @@ def _name(path: Path, options: RefOptions) -> str:
     return options.name or (folder.name if path.is_dir() else path.stem)
 
 
-_Entries = tuple[Iterator[tuple[Any, ...]], Callable[..., Reference], tuple[Path, ...]]
-"""What is read, one after the other; what makes a reference of each; the folders of images."""
+_Entries = tuple[Iterator[tuple[Any, ...]], Callable[..., Reference], tuple[Path, ...], tuple[Path, ...]]
+"""What is read, one after the other; what makes a reference of each; the folders of images; the files read."""
 
 
 # --- the refer layout ------------------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def _refer(root: Path, options: RefOptions) -> _Entries:
             raise BadData(f"{where}: {type(problem).__name__} {problem} in {short(reference)}, expected {expected}") from problem
 
     entries = ((f"{file}: reference {number}", reference) for number, reference in enumerate(references, 1))
-    return entries, convert, _folders(options, root, REFER_IMAGES)
+    return entries, convert, _folders(options, root, REFER_IMAGES), (file, root / "instances.json")
 
 
 def _instances(file: Path) -> tuple[dict[Any, tuple[str, tuple[int, int]]], dict[Any, tuple[Any, Any]]]:
@@ -206,10 +208,12 @@ def _rows(path: Path, options: RefOptions) -> _Entries:
             thousandths=row.get(form.thousandths),
         )
 
-    return _file_rows(path, options.split), convert, _folders(options, path if path.is_dir() else path.parent, (".", "images"))
+    shards, folder = _shards(path, options.split), path if path.is_dir() else path.parent
+    files = tuple(file for _, file in shards)
+    return _file_rows(path, shards), convert, _folders(options, folder, (".", "images")), files
 
 
-def _file_rows(path: Path, split: str) -> Iterator[tuple[str, str, Any]]:
+def _file_rows(path: Path, shards: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, str, Any]]:
     """Where it stands, the shard's split, and the row."""
     if path.suffix == ".json" and path.is_file():
         content = read_json(path, "a list of rows")
@@ -217,12 +221,17 @@ def _file_rows(path: Path, split: str) -> Iterator[tuple[str, str, Any]]:
             raise BadData(f"{path}: found {short(content)}, expected a list of rows; name a file with a row on each line .jsonl")
         yield from ((f"{path}: entry {number}", "", row) for number, row in enumerate(content, 1))
         return
+    for shard, file in shards:
+        yield from ((where, shard, row) for where, row in read_rows(file))
+
+
+def _shards(path: Path, split: str) -> list[tuple[str, Path]]:
+    """The files of rows, each with the split that its name says: those of `split`, or all."""
     files = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]) if path.is_dir() else [path]
     if not files:
         raise BadData(f"{path}: found neither refs(*).p nor *.parquet, expected the refer layout or Parquet shards: or name a file of rows")
     shards = [(match[1] if (match := _SHARD.fullmatch(file.stem)) else "", file) for file in files]
-    for shard, file in [pair for pair in shards if pair[0] == split] or shards:
-        yield from ((where, shard, row) for where, row in read_rows(file))
+    return [pair for pair in shards if pair[0] == split] or shards
 
 
 def _written_box(value: Any, where: str) -> Any:

@@ -21,8 +21,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..data.mixture import Mixture, load_data, subset
+from ..data.mixture import Mixture, load_data
 from ..data.samples import open_image, replacing
+from ..data.subsets import subset
 from ..records import BadData, Sample, Score
 from ..tasks.task import true_objects
 from .run import Progress, about_data, load_backend, versions

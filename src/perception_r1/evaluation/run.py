@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from .. import __version__
+from .. import versions as installed_versions
 from ..data.mixture import load_data
 from ..data.rows import sample_to_row
 from ..data.samples import open_image, read_rows, read_samples, replacing, unique
@@ -215,13 +213,7 @@ def about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of those installed packages that the figures may depend on."""
-    installed = {}
-    for name in ("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "torch", "transformers", "trl"):
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), "perception-r1": __version__} | installed
+    return installed_versions("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "torch", "transformers", "trl")
 
 
 def write_metrics(result: Mapping[str, Any], path: Path) -> None:

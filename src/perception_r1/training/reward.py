@@ -38,7 +38,7 @@ class PerceptionReward:
         samples = [unpacked(text) for text in sample]
         completions = decode_completions(self.tokenizer, completion_ids)
         scores = [self.tasks[it.task].score(text, it, self.frame(it)) for text, it in zip(completions, samples, strict=True)]
-        for name, value in group_figures(samples, scores).items():
+        for name, value in group_figures(samples, scores, by_task=len(self.tasks) > 1).items():
             log_metric(name, value)
         self._keep(trainer_state.global_step, samples, completions, scores)
         return [score.total for score in scores]
@@ -50,18 +50,19 @@ class PerceptionReward:
                 file.write(json.dumps(row | {"terms": dict(score.terms)}, ensure_ascii=False) + "\n")
 
 
-def group_figures(samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+def group_figures(samples: Sequence[Sample], scores: Sequence[Score], *, by_task: bool = False) -> dict[str, float]:
     """What is worth a curve: each term's mean, the parse-failure rate, and which groups, and terms, do not vary.
 
     A group is the rollouts of one sample. A group whose totals are all equal teaches nothing; `constant/TERM` is the share
-    of groups in which that term alone is constant. With several tasks in the batch the names start with the task's.
+    of groups in which that term alone is constant. `by_task`, for a run of several: the names start with the task's, as
+    `counting/terms/distance`, also where a batch holds one task alone.
     """
     tasks: dict[str, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
     for sample, score in zip(samples, scores, strict=True):
         tasks[sample.task][sample.id].append(score)
     found: dict[str, float] = {}
     for task, groups in tasks.items():
-        prefix = f"{task}/" if len(tasks) > 1 else ""
+        prefix = f"{task}/" if by_task else ""
         every = [score for group in groups.values() for score in group]
         found[f"{prefix}parse_failure_rate"] = float(np.mean([score.problem is not None for score in every]))
         found[f"{prefix}constant/reward"] = _constant(groups.values(), lambda score: score.total)
