@@ -1,11 +1,14 @@
 # The words of the project. Each one makes .venv first if there is none.
-.PHONY: setup quickstart test check lint bench docs
+.PHONY: setup browser quickstart test check lint bench docs
 
 STAMP := .venv/.installed
 # The first interpreter found that is 3.11 or newer; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 EXTRAS := train,eval,dev
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
+APT := apt-get -o DPkg::Lock::Timeout=300
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n)
 
 setup: $(STAMP)  ## .venv with everything that training, evaluation and the tests need
 
@@ -19,7 +22,19 @@ quickstart: setup  ## the main job, afresh: RL on the bundled tiny policy and dr
 	rm -rf runs/quickstart
 	.venv/bin/perception-r1 grpo quickstart
 
+browser:  ## a Chromium for the tests of pages: the machine's own, else installed from the system's packages
+	@for name in $${PERCEPTION_R1_BROWSER:-$(BROWSERS)}; do \
+		{ [ "$$name" = none ] || command -v "$$name" >/dev/null; } && exit 0; done; \
+	if [ -z "$$PERCEPTION_R1_BROWSER" ] && command -v apt-get >/dev/null && $(AS_ROOT) true 2>/dev/null; then \
+		echo "installing Chromium for the tests of pages" >&2; \
+		$(AS_ROOT) $(APT) update -qq && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+		echo "error: found none of $(BROWSERS) and cannot install one here:" \
+			"install Chromium, or name a browser (or none, to leave its tests out) with PERCEPTION_R1_BROWSER" >&2; exit 1; \
+	fi
+
 test: setup  ## all tests, docstring examples included
+	@$(MAKE) --no-print-directory browser || echo "without a browser the tests of pages will fail" >&2
 	.venv/bin/python -m pytest -q
 
 lint: setup

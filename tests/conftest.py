@@ -1,8 +1,9 @@
 """Fixtures that several test files share: where the real data is, and how much hypothesis tries."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,3 +26,15 @@ def data_folder() -> Callable[[str], Path]:
         return DATA / name
 
     return find
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium for a module of tests, in which `tests.browser.watched_page` opens pages.
+
+    Not for the session: while it is open, Playwright's event loop runs in this thread, and asyncio.run would be refused there.
+    """
+    from tests.browser import chromium
+
+    with chromium() as started:
+        yield started
