@@ -1,14 +1,17 @@
 """Drawn scenes: what a sample claims is what the pixels show, and no scene is in two splits."""
 
+import hashlib
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
 from perception_r1.data.check import check_samples
-from perception_r1.data.scenes import COLOURS, SHAPES, SPLITS, WORDS, SceneOptions, scene_samples, scenes
+from perception_r1.data.layouts import COLOURS, SHAPES, SPLITS, SceneOptions, in_split, random_layout
+from perception_r1.data.scenes import WORDS, scene_samples, scenes
 from perception_r1.records import BadData, Sample
 
 ALL = ("detection", "grounding", "counting")
@@ -50,12 +53,75 @@ def test_splits_never_share_a_scene_whatever_the_seed(tasks: tuple[str, ...]) ->
 
 
 def test_a_layout_belongs_to_one_split_only() -> None:
-    from perception_r1.data.scenes import _in_split, random_layout
-
     rng = np.random.default_rng(0)
     for split in SPLITS:
         layout = random_layout(SceneOptions(), split, rng)
-        assert [name for name in SPLITS if _in_split(layout, name)] == [split]
+        assert [name for name in SPLITS if in_split(layout, name)] == [split]
+
+
+def test_what_can_be_drawn_more_hardly_leaves_the_scenes_of_before_as_they_were() -> None:
+    """The bundled policy was trained, and figures were published, on these: their truths as they were before scale, overlap, alike and order."""
+    shown = SceneOptions(max_objects=8, max_count=2, names="any", max_phrases=4)
+    asked = [sample for _, some in scenes(ALL, n=25, seed=5, options=shown) for sample in some]
+    asked += [sample for _, some in scenes(["counting"], n=25, seed=5, options=SceneOptions(min_count=2, max_count=6)) for sample in some]
+    told = repr([(sample.id, sample.query, sample.truth.labels, sample.truth.needed_boxes().tolist(), sample.categories) for sample in asked])
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "f35e9d38ad924539"
+
+
+def lists(**options: Any) -> list[Sample]:
+    return [sample for _, (sample,) in scenes(["detection"], n=60, seed=3, options=SceneOptions(names="kind", **options))]
+
+
+def most_covered(boxes: np.ndarray) -> float:
+    """The greatest share of the smaller box that two boxes have in common, pixel by pixel."""
+    inside = np.zeros((len(boxes), 128, 128), dtype=bool)
+    for k, (x1, y1, x2, y2) in enumerate(boxes.astype(int)):
+        inside[k, y1:y2, x1:x2] = True
+    return max(((a & b).sum() / min(a.sum(), b.sum()) for a, b in itertools.combinations(inside, 2)), default=0.0)
+
+
+def test_objects_hide_one_another_no_more_than_they_may() -> None:
+    crowded = {"min_objects": 8, "max_objects": 8}
+    covered = [most_covered(sample.truth.needed_boxes()) for sample in lists(overlap=40, **crowded)]
+    assert max(covered) <= 0.4
+    assert max(covered) > 0.3
+    assert max(most_covered(sample.truth.needed_boxes()) for sample in lists(**crowded)) == 0
+
+
+def test_scale_makes_every_side_smaller() -> None:
+    sides = np.concatenate([np.diff(sample.truth.needed_boxes().reshape(-1, 2, 2), axis=1) for sample in lists(scale=50)])
+    assert sides.min() >= 0.12 * 128 / 2 - 2
+    assert sides.max() <= 0.32 * 128 / 2 + 2
+
+
+def test_scale_makes_letters_smaller() -> None:
+    inked = [sum(ink(image).sum() for image, _ in scenes(["ocr"], n=20, seed=3, options=SceneOptions(scale=scale))) for scale in (100, 50)]
+    assert inked[1] < inked[0] / 2
+
+
+def test_look_alikes_share_colour_or_shape_and_are_of_two_kinds() -> None:
+    mixed = 0
+    for sample in lists(alike=True, min_objects=6, max_objects=6):
+        kinds = {tuple(label.split()) for label in sample.truth.labels}
+        mixed += len(kinds) == 2
+        assert len(kinds) == 1 or (len(kinds) == 2 and len({word for kind in kinds for word in kind}) == 3)
+    assert mixed > 40
+    seen = 0
+    options = SceneOptions(alike=True, ask="colour", min_count=1, max_distractors=6)
+    for image, (sample,) in scenes(["counting"], n=40, seed=3, options=options):
+        colour = np.array(ImageColor.getrgb(COLOURS[sample.query.split()[0]]))
+        same = (np.abs(np.asarray(image, dtype=int) - colour).sum(-1) == 0).sum()
+        of_truth = sum((np.abs(np.asarray(image.crop(tuple(box)), dtype=int) - colour).sum(-1) == 0).sum() for box in sample.truth.needed_boxes())
+        seen += same > of_truth
+    assert seen > 10  # things of the asked colour that are not of the asked kind
+
+
+def test_truths_are_told_in_their_place_or_in_any_order() -> None:
+    placed, shuffled = lists(min_objects=4), lists(min_objects=4, order="any")
+    lefts = [[sample.truth.needed_boxes()[:, 0].tolist() for sample in some] for some in (placed, shuffled)]
+    assert all(row == sorted(row) for row in lefts[0])
+    assert sum(row == sorted(row) for row in lefts[1]) < 10
+    assert sorted(lefts[1][0]) == lefts[0][0]
 
 
 def test_an_objects_ink_reaches_every_side_of_its_box_and_no_further() -> None:
@@ -156,6 +222,8 @@ def test_a_detection_prompt_lists_the_shapes(tmp_path: Path) -> None:
         ({"max_count": 13}, "<= 12 objects"),
         ({"min_objects": 5, "max_objects": 2}, "found 5 and 2"),
         ({"side": 8}, "side >= 64"),
+        ({"scale": 10}, "scale 30 to 100, overlap 0 to 90 and order place or any; found 10, 0"),
+        ({"order": "size"}, "found 100, 0 and 'size'"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, words: dict, message: str) -> None:

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perception_r1.dialects import DIALECTS, frame_of
 from perception_r1.primitives.boxes import pairwise_iou
 from perception_r1.records import Answer, BadData, Sample, Score, Truth
 from perception_r1.tasks import TASKS, Task, make_task
 from perception_r1.tasks.detection import COCO_NAMES
+from perception_r1.tasks.grounding import IOU_SHAPES, Grounding
 
 DOG, CAT, CROWD = [100.0, 100, 200, 200], [300.0, 100, 500, 300], [0.0, 0, 640, 90]
 THINK = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
@@ -266,3 +269,41 @@ def test_a_truth_of_the_wrong_kind_is_an_error_that_names_the_sample(name: str) 
         score(task, "anything", sample_of(name, wrong))
     with pytest.raises(BadData, match="s1"):
         task.write(sample_of(name, wrong), frame_of(640, 480, task.dialect))
+
+
+# --- shapes of the IoU -----------------------------------------------------------------------------------------------
+def shaped(shape: str, box: tuple[int, int, int, int]) -> float:
+    """What grounding's term makes of a box on a square image of 1,000 pixels whose true box is (200, 200, 400, 400)."""
+    task, truth = Grounding(iou_shape=shape), Truth(boxes=[[200, 200, 400, 400]], labels=("dog",))
+    sample = Sample(id="1", task="grounding", image="", width=1000, height=1000, query="dog", truth=truth)
+    x1, y1, x2, y2 = box
+    return task.score(f"dog({x1},{y1}),({x2},{y2})", sample, frame_of(1000, 1000, task.dialect)).terms["iou"]
+
+
+@given(st.tuples(st.integers(0, 900), st.integers(0, 900), st.integers(1, 100), st.integers(1, 100)))
+def test_each_shape_of_iou_is_its_formula(placed: tuple[int, int, int, int]) -> None:
+    x, y, width, height = placed
+    box = (x, y, x + width, y + height)
+    ops = pytest.importorskip("torchvision.ops")
+    torch = pytest.importorskip("torch")
+    pair = torch.tensor([box], dtype=torch.float64), torch.tensor([[200, 200, 400, 400]], dtype=torch.float64)
+    iou, giou = float(ops.box_iou(*pair)), float(ops.generalized_box_iou(*pair))
+    expected = {"iou": iou, "squared": iou**2, "giou": (1 + giou) / 2, "thresholded": float(iou >= 0.5)}
+    assert {shape: shaped(shape, box) for shape in IOU_SHAPES} == pytest.approx(expected, abs=1e-9)
+    assert all(0 <= value <= 1 for value in expected.values())
+
+
+@pytest.mark.parametrize("shape", IOU_SHAPES)
+def test_the_true_box_earns_full_marks_in_every_shape_of_iou(shape: str) -> None:
+    assert shaped(shape, (200, 200, 400, 400)) == 1
+    assert shaped(shape, (600, 600, 700, 700)) < 0.5 < shaped(shape, (200, 200, 400, 390))
+
+
+def test_only_giou_tells_apart_boxes_that_miss() -> None:
+    far, near = (900, 200, 950, 400), (450, 200, 500, 400)
+    assert {shape for shape in IOU_SHAPES if shaped(shape, near) > shaped(shape, far)} == {"giou"}
+
+
+def test_a_shape_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(BadData, match="iou_shape 'dice' is not known: expected one of iou, squared, giou, thresholded"):
+        Grounding(iou_shape="dice")

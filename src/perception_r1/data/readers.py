@@ -9,12 +9,13 @@ from urllib.parse import parse_qsl
 from ..records import BadData, Sample
 from .coco import coco_samples
 from .downloads import Track, as_they_are
+from .layouts import SceneOptions
 from .pages import page_samples
 from .pixmo import pixmo_samples
 from .refcoco import refcoco_samples
 from .references import RefOptions
 from .samples import Skipped
-from .scenes import SceneOptions, scene_samples
+from .scenes import scene_samples
 
 COLUMNS = ("image", "text", "box", "id")
 READERS: dict[str, dict[str, type]] = {

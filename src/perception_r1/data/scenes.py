@@ -1,158 +1,29 @@
 """Drawn scenes for the four tasks: coloured shapes on a light ground, and short printed texts. No download, no hub.
 
-Every scene follows from (seed, split, index) alone. What is drawn (a scene's objects; a page's words, their places and its
-ground) decides, by its hash, which split may hold it, so train, validation and test never share one, whatever the seeds.
+Every scene follows from (seed, split, index) alone. What is drawn (a scene's objects, see layouts.py; a page's words, their places
+and its ground) decides, by its hash, which split may hold it, so train, validation and test never share one, whatever the seeds.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..primitives.boxes import pairwise_iou
 from ..records import BadData, Sample, Truth
+from . import layouts
+from .layouts import COLOURS, SHAPES, SPLITS, Layout, SceneOptions, Shape, in_split, is_kind, phrases, random_kind, random_layout, told
+from .samples import replacing
 
-COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f5fd0", "yellow": "#f0c000", "purple": "#8e44ad", "black": "#202020"}
-SHAPES = ("circle", "square", "triangle", "cross")
-SIZES = {"small": (0.12, 0.17), "large": (0.23, 0.32)}
-"""Side of an object as a share of the scene's side."""
 WORDS = tuple(
     "apple bird blue boat book cake cloud door fish five fox game gold green hand home horse house jump lamp leaf lion milk moon nine "
     "open park rain red ring river road seven ship six snow star sun ten tree two water white wind wood zero".split()
 )
-SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
-"""Which tenths of all layouts, by hash, a split may hold."""
-RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 _SUPERSAMPLING = 4
 
-
-@dataclass(frozen=True, kw_only=True)
-class SceneOptions:
-    """How scenes are drawn."""
-
-    side: int = 128
-    """Width and height of a scene, in pixels."""
-    min_objects: int = 1
-    max_objects: int = 6
-    """Objects in a grounding or detection scene; for counting, distractors come on top of the counted ones."""
-    min_count: int = 0
-    max_count: int = 12
-    """Objects of the asked kind in a counting scene."""
-    max_distractors: int = 3
-    """Objects of other kinds in a counting scene, at most."""
-    ask: str = "any"
-    """What a counting question names: `shape`, `colour` (and shape), or `any` of the two."""
-    names: str = "shape"
-    """What a list of all objects calls them: `shape`, `colour`, `kind` (both; the list then names its own categories), or `any`."""
-    max_phrases: int = 2
-    """Phrases asked of one scene that is asked other things too, at most; each names another object."""
-
-    def __post_init__(self) -> None:
-        for low, high in ((self.min_objects, self.max_objects), (self.min_count, self.max_count)):
-            if not 0 <= low <= high <= 12:
-                raise BadData(f"scenes: expected 0 <= min <= max <= 12 objects, found {low} and {high}")
-        if self.side < 64 or self.ask not in ("shape", "colour", "any"):
-            raise BadData(f"scenes: expected side >= 64 and ask one of shape, colour, any; found {self.side} and {self.ask!r}")
-        if self.names not in ("shape", "colour", "kind", "any") or self.max_phrases < 1:
-            raise BadData(f"scenes: expected names one of shape, colour, kind, any and max_phrases >= 1; found {self.names!r} and {self.max_phrases}")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One drawn object: box xyxy in even pixels, colour, shape and size words."""
-
-    box: tuple[int, int, int, int]
-    colour: str
-    shape: str
-    size: str
-
-    @property
-    def kind(self) -> str:
-        return f"{self.colour} {self.shape}"
-
-
-Layout = tuple[Shape, ...]
 Ground = tuple[int, ...]
 """Red, green and blue of what lies behind the objects, 0 to 255."""
-
-
-def _place(kinds: Sequence[tuple[str, str]], side: int, rng: np.random.Generator) -> Layout | None:
-    """Objects of these (colour, shape) kinds where none touches another; None when they did not fit."""
-    placed: list[Shape] = []
-    for colour, shape in kinds:
-        for _ in range(60):
-            size = "small" if len(kinds) > 6 or rng.random() < 0.5 else "large"
-            low, high = SIZES[size]
-            width, height = (2 * round(side * share / 2) for share in rng.uniform(low, high, 2))
-            x, y = 2 * int(rng.integers(0, (side - width) // 2 + 1)), 2 * int(rng.integers(0, (side - height) // 2 + 1))
-            box = (x, y, x + width, y + height)
-            grown = np.array([[x - 2.0, y - 2, x + width + 2, y + height + 2]])
-            if not placed or pairwise_iou(grown, np.array([other.box for other in placed], dtype=float)).max() == 0:
-                placed.append(Shape(box, colour, shape, size))
-                break
-        else:
-            return None
-    return tuple(sorted(placed, key=lambda object: object.box))
-
-
-def _random_kind(rng: np.random.Generator) -> tuple[str, str]:
-    return str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
-
-
-def _in_split(content: object, split: str) -> bool:
-    digest = hashlib.blake2b(repr(content).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 10 in SPLITS[split]
-
-
-def random_layout(options: SceneOptions, split: str, rng: np.random.Generator) -> Layout:
-    """Objects for a grounding or detection scene that this split may hold."""
-    while True:
-        kinds = [_random_kind(rng) for _ in range(rng.integers(options.min_objects, options.max_objects + 1))]
-        if len(kinds) > 1 and rng.random() < 0.5:  # look-alikes, so that a size or a relation is needed to tell them apart
-            kinds[1] = kinds[0]
-        layout = _place(kinds, options.side, rng)
-        if layout is not None and _in_split(layout, split):
-            return layout
-
-
-def _counting_layout(options: SceneOptions, split: str, rng: np.random.Generator) -> tuple[str, Layout]:
-    """A question's label and a scene with a number of such objects drawn evenly from the options' range."""
-    while True:
-        colour, shape = _random_kind(rng)
-        by_colour = options.ask == "colour" or (options.ask == "any" and rng.random() < 0.5)
-        label = f"{colour} {shape}" if by_colour else shape
-        count = rng.integers(options.min_count, options.max_count + 1)
-        wanted = [(colour if by_colour else str(rng.choice(list(COLOURS))), shape) for _ in range(count)]
-        others = [kind for kind in (_random_kind(rng) for _ in range(rng.integers(0, options.max_distractors + 1))) if not _is(label, *kind)]
-        kinds = wanted + others
-        layout = _place([kinds[i] for i in rng.permutation(len(kinds))], options.side, rng)
-        if layout is not None and _in_split(layout, split):
-            return label, layout
-
-
-def _is(label: str, colour: str, shape: str) -> bool:
-    return label in (shape, f"{colour} {shape}")
-
-
-def phrases(layout: Layout) -> dict[str, Shape]:
-    """Referring phrases of a scene, each true of exactly one object."""
-    found: dict[str, list[Shape]] = {}
-    for it in layout:
-        others = [other for other in layout if other is not it]
-        names = [it.shape, it.kind, f"{it.size} {it.shape}", f"{it.size} {it.kind}"]
-        for other in others:
-            for word, (axis, sign) in RELATIONS.items():
-                if sign * (it.box[axis] + it.box[axis + 2] - other.box[axis] - other.box[axis + 2]) > 8:
-                    names.append(f"{it.kind} {word} the {other.kind}")
-        for name in dict.fromkeys(names):
-            found.setdefault(name, []).append(it)
-    kinds = [it.kind for it in layout]
-    unique = {name: group[0] for name, group in found.items() if len(group) == 1}
-    return {name: it for name, it in unique.items() if " the " not in name or kinds.count(name.split(" the ")[1]) == 1}
 
 
 def draw(layout: Layout, side: int, ground: Ground) -> Image.Image:
@@ -185,7 +56,7 @@ def random_page(side: int, ground: Ground, split: str, rng: np.random.Generator)
     while True:
         words, top = rng.choice(WORDS, rng.integers(1, 4)), int(rng.integers(0, side // 8))
         lines = tuple((str(word), int(rng.integers(side // 32, side // 8)), top + k * side * 9 // 32) for k, word in enumerate(words))
-        if _in_split((lines, ground), split):
+        if in_split((lines, ground), split):
             return lines
 
 
@@ -195,14 +66,14 @@ def word_boxes(lines: Sequence[Line], side: int) -> np.ndarray:
     return np.array([(x, y, x, y) for _, x, y in lines], dtype=float) + np.array([font.getbbox(word) for word, _, _ in lines])
 
 
-def _font(side: int) -> Any:
-    return ImageFont.load_default(size=side * 0.2)
+def _font(side: int, scale: int = 100) -> Any:
+    return ImageFont.load_default(size=side * 0.2 * scale / 100)
 
 
-def draw_page(lines: Sequence[Line], side: int, ground: Ground) -> Image.Image:
-    """The picture of a page."""
+def draw_page(lines: Sequence[Line], side: int, ground: Ground, scale: int = 100) -> Image.Image:
+    """The picture of a page; `scale` is the size of its letters, in per cent."""
     image = Image.new("RGB", (side, side), ground)
-    pen, font = ImageDraw.Draw(image), _font(side)
+    pen, font = ImageDraw.Draw(image), _font(side, scale)
     for word, x, y in lines:
         pen.text((x, y), word, fill="#202020", font=font)
     return image
@@ -217,20 +88,20 @@ def _ask(tasks: Sequence[str], options: SceneOptions, split: str, rng: np.random
     ground: Ground = tuple(rng.integers(225, 256, 3).tolist())
     if tasks == ("ocr",):
         lines = random_page(options.side, ground, split, rng)
-        return draw_page(lines, options.side, ground), [("ocr", "", Truth(text="\n".join(word for word, _, _ in lines)), None)]
+        return draw_page(lines, options.side, ground, options.scale), [("ocr", "", Truth(text="\n".join(word for word, _, _ in lines)), None)]
     if tasks == ("counting",):
-        label, layout = _counting_layout(options, split, rng)
-        return draw(layout, options.side, ground), [_count(label, layout)]
+        label, layout = layouts.counting_layout(options, split, rng)
+        return draw(layout, options.side, ground), [_count(label, told(layout, options, rng))]
     layout = random_layout(options, split, rng)
     asked: list[Question] = []
     if "detection" in tasks:
-        asked.append(_list(layout, options.names, rng))
+        asked.append(_list(told(layout, options, rng), options.names, rng))
     if "grounding" in tasks:
         named = phrases(layout)
         for name in _choose_phrases(named, 1 if len(tasks) == 1 else options.max_phrases, rng):
             asked.append(("grounding", name, _truth([named[name]], name), None))
     if "counting" in tasks:
-        asked.append(_count(str(rng.choice(_countable(layout, options))), layout))
+        asked.append(_count(str(rng.choice(_countable(layout, options))), told(layout, options, rng)))
     # In random order: after a full list of boxes, the other answers could be copied from it without looking.
     return draw(layout, options.side, ground), [asked[int(k)] for k in rng.permutation(len(asked))]
 
@@ -242,13 +113,13 @@ def _list(layout: Layout, names: str, rng: np.random.Generator) -> Question:
     labels = tuple(str(getattr(it, names)) for it in layout)
     categories = {"shape": SHAPES, "colour": tuple(COLOURS)}.get(names)
     if categories is None:  # the kinds that are there among two others
-        asked = sorted({*labels, *(" ".join(_random_kind(rng)) for _ in range(2))})
+        asked = sorted({*labels, *(" ".join(random_kind(rng)) for _ in range(2))})
         categories = tuple(asked[int(k)] for k in rng.permutation(len(asked)))
     return "detection", "", Truth(boxes=_boxes(layout), labels=labels), categories
 
 
 def _count(label: str, layout: Layout) -> Question:
-    return "counting", label, _truth([it for it in layout if _is(label, it.colour, it.shape)], label), None
+    return "counting", label, _truth([it for it in layout if is_kind(label, it.colour, it.shape)], label), None
 
 
 def _choose_phrases(named: dict[str, Shape], most: int, rng: np.random.Generator) -> list[str]:
@@ -268,7 +139,7 @@ def _choose_phrases(named: dict[str, Shape], most: int, rng: np.random.Generator
 def _countable(layout: Layout, options: SceneOptions) -> list[str]:
     """Labels whose number in this scene lies in the options' range, present ones three times as often as absent ones."""
     every = [*SHAPES, *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)]
-    number = {label: sum(_is(label, it.colour, it.shape) for it in layout) for label in every}
+    number = {label: sum(is_kind(label, it.colour, it.shape) for it in layout) for label in every}
     allowed = [label for label in every if options.min_count <= number[label] <= options.max_count]
     present = [label for label in allowed if number[label]]
     return allowed + present * (3 * len(allowed) // max(len(present), 1)) or every
@@ -318,6 +189,7 @@ def scene_samples(tasks: str, *, folder: Path | str, n: int, seed: int = 0, spli
     root.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []
     for image, asked in scenes(tasks.split("+"), n=n, seed=seed, split=split, options=SceneOptions(**options)):
-        image.save(root / asked[0].image)
+        with replacing(root / asked[0].image) as part:  # whole for others that read the same folder
+            image.save(part, format="PNG")
         samples += [Sample(**{**sample.__dict__, "root": root}) for sample in asked]
     return samples

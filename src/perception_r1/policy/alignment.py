@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.scenes import COLOURS, SHAPES, SIZES, WORDS, SceneOptions, draw, draw_page, random_layout, random_page, word_boxes
+from ..data.layouts import COLOURS, SHAPES, SIZES, SceneOptions, random_layout
+from ..data.scenes import WORDS, draw, draw_page, random_page, word_boxes
 from . import tiny
 
 CELLS = tiny.SIDE // (tiny.PATCH * tiny.MERGE)

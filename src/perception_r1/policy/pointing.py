@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.scenes import SceneOptions, scenes
+from ..data.layouts import SceneOptions
+from ..data.scenes import scenes
 from ..dialects import dialect_of_model
 from ..records import Sample
 from ..tasks import Task, make_task

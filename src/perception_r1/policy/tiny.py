@@ -15,7 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor, set_seed
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
-from ..data.scenes import COLOURS, RELATIONS, SHAPES, SIZES, WORDS
+from ..data.layouts import COLOURS, RELATIONS, SHAPES, SIZES
+from ..data.scenes import WORDS
 from ..tasks.detection import COCO_NAMES
 from ..tasks.task import THINK_REQUEST
 from . import SETTINGS_FILE, WEIGHTS

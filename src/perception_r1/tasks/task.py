@@ -26,6 +26,8 @@ class Task(ABC):
     """Ask for, and demand, `<think>…</think><answer>…</answer>`."""
     matching: str = "hungarian"
     """How predictions are paired with truths: one of `primitives.matching.MATCHINGS`."""
+    iou_shape: str = "iou"
+    """What grounding makes of the IoU: one of `grounding.IOU_SHAPES`."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of a reward term, 1 where not given; 0 removes the term."""
 

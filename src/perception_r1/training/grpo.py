@@ -248,7 +248,7 @@ def _largest(processor: Any, max_pixels: int | None) -> int | None:
 def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     """Runs a GRPO recipe and returns its output folder: checkpoint, rollouts.parquet, metrics.json and report.html."""
     ours, args, model_args = load_recipe(recipe, overrides, GRPOConfig)
-    ready = prepare(ours, args, matching=ours.matching, weights=ours.term_weights())
+    ready = prepare(ours, args, matching=ours.matching, iou_shape=ours.iou_shape, weights=ours.term_weights())
     args.remove_unused_columns = False
     args.model_init_kwargs = init_kwargs(args, model_args)
     output, done = Path(str(args.output_dir)), step_of(ready.checkpoint)
