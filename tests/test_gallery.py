@@ -61,11 +61,13 @@ def test_points_pages_and_empty_images_are_shown_too(tmp_path: Path) -> None:
     points = made(tmp_path, "points", Truth(points=np.array([[5.0, 6.0]]), labels=("dog",)))
     text = made(tmp_path, "text", Truth(text="x" * 999), task="ocr", query="")
     nothing = made(tmp_path, "nothing", Truth(boxes=np.zeros((0, 4)), labels=()))
-    write_gallery([points, text, nothing], tmp_path / "page.html", title="")
+    count = made(tmp_path, "count", Truth(count=7))
+    write_gallery([points, text, nothing, count], tmp_path / "page.html", title="")
     rows = element(tmp_path / "page.html", "rows")
     assert rows[0]["objects"] == [[5, 6]]
     assert (len(rows[1]["text"]), rows[1]["text"][-1], "objects" in rows[1]) == (401, "…", False)
     assert (rows[2]["objects"], rows[2]["query"]) == ([], "dog")
+    assert (rows[3]["number"], "objects" in rows[3], "labels" in rows[3]) == (7, False, False)
 
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--<script>", "<img src=x onerror=alert(1)>", "javascript:alert(1)"]
@@ -182,12 +184,13 @@ def test_the_filters_let_through_what_they_say(tmp_path: Path) -> None:
         row = {"id": f"Sample-{k}", "task": rng.choice(["counting", "detection"]), "query": rng.choice(["", *labels]), "labels": found}
         rows.append(row | {"objects": [[0, 0, 1, 1]] * len(found)} | ({"crowd": [rng.randrange(2) for _ in found]} if k % 3 else {}))
     rows.append({"id": "page", "task": "ocr", "query": "", "text": "The QUICK fox"})
+    rows += [{"id": f"bare-{number}", "task": "counting", "query": "dog", "number": number} for number in range(5)]
     choices = {"task": ["", "counting", "ocr"], "label": ["", "dog"], "least": ["", "0", "2"], "most": ["", "0", "3"]}
     choices["words"] = ["", "sample-1", "quick"]
     wanted = [{name: rng.choice(values) for name, values in choices.items()} for _ in range(200)]
 
     def right(row: dict[str, Any], wish: dict[str, str]) -> bool:
-        number = len(row.get("objects", [])) - sum(row.get("crowd", []))
+        number = row.get("number", len(row.get("objects", [])) - sum(row.get("crowd", [])))
         named = {row["query"], *(labels[k] for k in row.get("labels", []))}
         text = f"{row['id']} {row['query']} {row.get('text', '')}".casefold()
         return (

@@ -276,6 +276,25 @@ def test_paths_and_labels_may_be_in_any_script(tmp_path: Path) -> None:
     assert next(read_samples(output)).query == "红色的鸟"
 
 
+def test_counts_alone_are_a_truth_where_the_split_has_no_points(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.row(image_bytes(), None, "geese", count=4)
+    publisher.row(image_bytes(colour="blue"), [(1, 2), (3, 4)])
+    publisher.row(image_bytes(colour="lime"), [(1, 2), (900, 4)], "geese", count=3)
+    publisher.rows.append(publisher.rows[0] | {"image_sha256": "0" * 64})
+    found = publisher.read(truth="count")
+    assert [(sample.query, sample.truth.kind, sample.truth.count) for sample in found.samples] == [("geese", "count", 4), ("birds", "count", 2)]
+    assert {name: found.report[name] for name in REASONS if found.report[name]} == {"count_differs": 1, "no_image": 1}
+    assert {link.sha256 for link in pixmo_links(publisher.file, truth="count")} == {publisher.rows[k]["image_sha256"] for k in (0, 1, 3)}
+    write_samples(found.samples, tmp_path / "s.jsonl")
+    report = check_file(tmp_path / "s.jsonl")
+    assert (report.problems.problems, report.counted, report.objects) == ([], 2, {"counting": 6})
+    publisher.rows = publisher.rows[:1]
+    with pytest.raises(BadData, match="no_points 1.*to evaluate counts without points, say truth=count"):
+        publisher.read()
+    with pytest.raises(BadData, match="found truth 'boxes', expected one of points, count"):
+        publisher.read(truth="boxes")
+
+
 def test_a_folder_of_shards_is_read_by_its_split(publisher: Publisher, tmp_path: Path) -> None:
     for colour in ("red", "blue", "lime"):
         publisher.row(image_bytes(colour=colour), [(1, 2)])

@@ -100,6 +100,8 @@ def check(file: InputFile, images: Annotated[bool, typer.Option(help="Open every
     for task, count in sorted(report.samples.items()):
         table.add_row(task, f"{count:,}", f"{report.objects[task]:,}")
     Console().print(table)
+    if report.counted:
+        print(f"{report.counted:,} samples hold a bare count: answers can be measured against it, and no reward, so no training, is possible")
     for problem in problems.problems:
         print(problem, file=sys.stderr)
     if not report.good:

@@ -150,13 +150,14 @@ def pixmo(
     images: Annotated[Path, typer.Option(help="Folder of images, named by their SHA-256.")],
     split: Annotated[str | None, typer.Option(help="train, where there are several.")] = None,
     unit: Annotated[str, typer.Option(help="Of points: pixels, as published, or percent of the image's sides.")] = "pixels",
+    truth: Annotated[str, typer.Option(help="points; or count, for validation and test, which are published without points.")] = "points",
     download: Annotated[bool, typer.Option("--download", help="Fetch first what is not in the folder; again only what is missing.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Downloads at a time.")] = 8,
     any_hash: Annotated[bool, typer.Option("--any-hash", help="Take images whose bytes changed since they were listed, and count them.")] = False,
     sample: Subset = None,
     seed: SubsetSeed = 0,
 ) -> None:
-    """PixMo-Count to counting samples with points as truth. Rows without their image or points are left out and counted.
+    """PixMo-Count to counting samples with points, or a bare count, as truth. Rows without their image or truth are left out and counted.
 
     With --download, --sample draws its rows first and fetches their images alone; dead links leave fewer samples than asked for.
     """
@@ -168,9 +169,9 @@ def pixmo(
     drawn = (number, seed) if download and number else None
     if download:
         settings = DownloadSettings(workers=workers, check_hash=not any_hash)
-        fetched = download_images(pixmo_links(source, split=split, drawn=drawn), images, settings, track=shown)
+        fetched = download_images(pixmo_links(source, split=split, truth=truth, drawn=drawn), images, settings, track=shown)
         print(f"{in_words(fetched.report)}; the links that are dead: {fetched.dead_links}")
-    found = pixmo_samples(source, images, split=split, unit=unit, check_hash=not any_hash, drawn=drawn, track=shown)
+    found = pixmo_samples(source, images, split=split, unit=unit, truth=truth, check_hash=not any_hash, drawn=drawn, track=shown)
     finish(found.samples, output, number=None if drawn else number, seed=seed, report=nonzero(found.report), problems=found.problems)
 
 

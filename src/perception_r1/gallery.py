@@ -70,6 +70,8 @@ def _row(sample: Sample, folder: Path, labels: dict[str, int]) -> dict[str, Any]
     kept = {name: row[name] for name in ("id", "task", "image", "width", "height", "query", "source") if name in row}
     if truth.text is not None:
         return kept | {"text": truth.text[:TEXT] + ("…" if len(truth.text) > TEXT else "")}
+    if truth.count is not None:
+        return kept | {"number": truth.count}
     objects = truth.boxes if truth.boxes is not None else truth.points
     places = [] if objects is None else np.round(objects, 1).tolist()
     found = kept | {"objects": places, "labels": [labels.setdefault(label, len(labels)) for label in truth.labels]}
@@ -149,7 +151,7 @@ body.bare svg{display:none}body.nameless text{display:none}
 <script>
 "use strict";
 const LONGEST = @LONGEST@, CHUNK = 60;
-const count = row => (row.objects || []).length - (row.crowd || []).reduce((a, b) => a + b, 0);
+const count = row => row.number ?? (row.objects || []).length - (row.crowd || []).reduce((a, b) => a + b, 0);
 // An empty filter lets everything through. A question about a label that the image does not show belongs to the label too.
 function matches(row, labels, wanted) {
   const number = count(row);
@@ -183,9 +185,10 @@ function figure(row, labels) {
   const link = element("a", {class: "frame", href, target: "_blank", rel: "noopener"}, image, drawn);
   link.style.width = Math.max(1, row.width * scale) + "px";
   link.style.height = Math.max(1, row.height * scale) + "px";
-  const crowds = (row.objects || []).length - count(row), about = [row.task, row.query, row.source].filter(Boolean).join(" · ");
+  const crowds = (row.crowd || []).reduce((a, b) => a + b, 0), about = [row.task, row.query, row.source].filter(Boolean).join(" · ");
   const several = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
-  const objects = row.text === undefined ? several(count(row), "object") + (crowds ? ` and ${several(crowds, "crowd")}` : "") : row.text;
+  const beside = row.number === undefined ? crowds ? ` and ${several(crowds, "crowd")}` : "" : ", counted without places";
+  const objects = row.text === undefined ? several(count(row), "object") + beside : row.text;
   return element("figure", {}, link, element("figcaption", {}, element("b", {}, row.id), `\\n${about}\\n${objects}`));
 }
 function start() {

@@ -40,22 +40,30 @@ def _boxes(values: ArrayLike) -> np.ndarray:
     return boxes_M4
 
 
+TRUTHS = ("boxes", "points", "text", "count")
+"""What a truth may be."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """What is really in the image: `boxes` (M, 4) xyxy or `points` (M, 2), with M `labels`; or a page's `text`.
+    """What is really in the image: `boxes` (M, 4) xyxy or `points` (M, 2), with M `labels`; or a page's `text`; or a bare `count`.
 
-    Coordinates are pixels of the original image, float64, x right, y down, continuous edges.
+    Coordinates are pixels of the original image, float64, x right, y down, continuous edges. A count says how many objects
+    there are and not where: answers can be measured against it, and earn no reward (docs/decisions/0007).
     """
 
     boxes: np.ndarray | None = None
     points: np.ndarray | None = None
     labels: tuple[str, ...] = ()
     text: str | None = None
+    count: int | None = None
 
     def __post_init__(self) -> None:
-        kinds = [name for name in ("boxes", "points", "text") if getattr(self, name) is not None]
+        kinds = [name for name in TRUTHS if getattr(self, name) is not None]
         if len(kinds) != 1:
-            raise BadData(f"truth: expected exactly one of boxes, points, text; found {' and '.join(kinds) or 'none'}")
+            raise BadData(f"truth: expected exactly one of {', '.join(TRUTHS)}; found {' and '.join(kinds) or 'none'}")
+        if self.count is not None and self.count < 0:
+            raise BadData(f"count: expected a whole number of at least 0, found {self.count}")
         if self.boxes is not None:
             object.__setattr__(self, "boxes", _boxes(self.boxes))
         if self.points is not None:
@@ -63,18 +71,24 @@ class Truth:
             if not np.isfinite(points_M2).all():
                 raise BadData("points: expected finite numbers")
             object.__setattr__(self, "points", points_M2)
-        if self.text is None and len(self.labels) != len(self):
-            raise BadData(f"labels: expected {len(self)}, one for each object, found {len(self.labels)}")
+        placed = len(self) if self.kind in ("boxes", "points") else 0
+        if len(self.labels) != placed:
+            raise BadData(f"labels: expected {placed}, one for each object that has a place, found {len(self.labels)}")
+
+    @property
+    def kind(self) -> str:
+        """Which of TRUTHS it is."""
+        return next(name for name in TRUTHS if getattr(self, name) is not None)
 
     def needed_boxes(self) -> np.ndarray:
-        """The boxes (M, 4). Raises BadData where the truth is points or text."""
+        """The boxes (M, 4). Raises BadData where the truth is of another kind."""
         if self.boxes is None:
-            raise BadData(f"truth: expected boxes, found {'points' if self.points is not None else 'text'}")
+            raise BadData(f"truth: expected boxes, found {self.kind}")
         return self.boxes
 
     def __len__(self) -> int:
         objects = self.boxes if self.boxes is not None else self.points
-        return 0 if objects is None else len(objects)
+        return self.count or 0 if objects is None else len(objects)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,13 +25,16 @@ PNG_PIXELS = 120_000
 def matched_pairs(truth: Truth, answer: Answer, size: tuple[int, int]) -> list[tuple[int, int]]:
     """(prediction, truth) indices of the one-to-one pairs that overlap by IoU ≥ 0.5, or whose centre is near the true point.
 
-    `size`: the original image's, in pixels. Labels are left out: a picture shows place by colour and class by its word.
+    `size`: the original image's, in pixels. Labels are left out: a picture shows place by colour and class by its word. A bare
+    count has no places, so its pairs say only whether the number is right: all predictions match, or none.
     """
     if truth.boxes is not None:
         value_NM, least = pairwise_iou(answer.boxes, truth.boxes), MATCH_IOU
     elif truth.points is not None:
         radius = POINT_RADIUS * float(np.hypot(*size))
         value_NM, least = 1 - pairwise_distance(centres(answer.boxes), truth.points) / radius, 0.0
+    elif truth.count is not None:
+        return [(n, n) for n in range(truth.count)] if answer.count == len(answer.boxes) == truth.count else []
     else:
         return []
     value_NM = np.where(value_NM >= least, value_NM + 1, 0.0)  # a pair that matches is always worth more than one that does not

@@ -1,4 +1,7 @@
-"""Whether a sample file can be trusted: ids unique, images open with the stated size, every truth worth full marks in every dialect."""
+"""Whether a sample file can be trusted: ids unique, images open with the stated size, every truth worth full marks in every dialect.
+
+A bare count earns nothing, since it has no places: of it, every dialect must be able to list as many boxes, and count them right.
+"""
 
 import math
 from collections import Counter
@@ -6,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from ..dialects import DIALECTS, frame_of
 from ..records import BadData, Sample
@@ -21,7 +26,9 @@ class CheckReport:
 
     samples: Counter[str] = field(default_factory=Counter)
     objects: Counter[str] = field(default_factory=Counter)
-    """True boxes or points by task."""
+    """True boxes, points or counted objects by task."""
+    counted: int = 0
+    """Samples whose truth is a bare count."""
     problems: Skipped = field(default_factory=Skipped)
 
     @property
@@ -44,6 +51,7 @@ def check_samples(
     for sample in samples:
         report.samples[sample.task] += 1
         report.objects[sample.task] += len(sample.truth)
+        report.counted += sample.truth.count is not None
         if sample.id in seen:
             report.problems.add(f"sample {sample.id!r} is there twice, expected every id once")
         seen.add(sample.id)
@@ -61,12 +69,18 @@ def _problems(sample: Sample, dialects: Sequence[str], images: bool) -> list[str
         found.append(str(problem))
     for name in dialects:
         try:
-            task = _task(sample.task, dialect=name)
-            if lost := marks_lost(task, sample):
-                found.append(f"sample {sample.id!r}: its truth written in dialect {name} earns {lost:g} less than full marks")
+            if fault := _fault(_task(sample.task, dialect=name), sample):
+                found.append(f"sample {sample.id!r}: {fault}")
         except BadData as problem:
             found.append(f"sample {sample.id!r} in dialect {name}: {problem}")
     return found
+
+
+def _fault(task: Task, sample: Sample) -> str | None:
+    if sample.truth.count is not None:
+        return None if counts_right(task, sample) else f"{sample.truth.count} boxes written in dialect {task.dialect.name} are not counted as so many"
+    lost = marks_lost(task, sample)
+    return f"its truth written in dialect {task.dialect.name} earns {lost:g} less than full marks" if lost else None
 
 
 def marks_lost(task: Task, sample: Sample) -> float:
@@ -74,3 +88,11 @@ def marks_lost(task: Task, sample: Sample) -> float:
     frame = frame_of(sample.width, sample.height, task.dialect, seen=sample.seen)
     total, greatest = task.score(task.write(sample, frame), sample, frame).total, task.bounds()[1]
     return 0.0 if math.isclose(total, greatest) else greatest - total
+
+
+def counts_right(task: Task, sample: Sample) -> bool:
+    """Whether an answer of as many boxes as the sample's truth counts is measured as the right count. Raises BadData."""
+    frame, number = frame_of(sample.width, sample.height, task.dialect, seen=sample.seen), len(sample.truth)
+    whole = np.tile([0.0, 0, sample.width, sample.height], (number, 1))
+    answer = task.read(task.dialect.write(whole, (sample.query,) * number, frame), frame)
+    return task.measure(answer, sample)["count_acc"] == 1

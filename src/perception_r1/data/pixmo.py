@@ -1,10 +1,10 @@
-"""PixMo-Count → counting samples, with points as their truth, since the data set has no boxes.
+"""PixMo-Count → counting samples, with points as their truth, since the data set has no boxes, or a bare count.
 
 Its Parquet has the columns `image_url`, `image_sha256`, `count`, `points` ({"x": [...], "y": [...]}) and `label`. The
 publisher states points in pixels; an edition in per cent of the image's sides is read with `unit="percent"`. Points count
 pixels as stored, before any EXIF rotation. An image is the one whose bytes have the stated hash, or there is none: rows
-without it, rows without points (validation and test are published so), and rows whose count is not the number of their
-points are left out, and counted by reason.
+without it, rows without points, and rows whose count is not the number of their points are left out, and counted by reason.
+Validation and test are published without points: with `truth="count"` their counts are the truth, for evaluation alone.
 """
 
 import math
@@ -23,6 +23,8 @@ from .samples import LeftOut, Skipped, as_rgb, read_rows, stored_image
 from .subsets import draw
 
 UNITS = ("pixels", "percent")
+KINDS = ("points", "count")
+"""What is taken as the truth."""
 REASONS = ("bad_row", "no_points", "count_differs", "no_image", "wrong_hash", "unreadable", "outside", "duplicate")
 """Why a row is left out: a field is broken; nobody says where the objects are; `count` is not the number of points; the image
 is not in the folder, has other bytes, does not open, or does not hold all points; the image and label were there before."""
@@ -51,8 +53,9 @@ class _Count:
     where: str
     link: Link
     label: str
-    points: np.ndarray
-    """(M, 2) x and y, in the file's unit."""
+    count: int
+    points: np.ndarray | None
+    """(M, 2) x and y, in the file's unit; None where the count is the truth."""
 
 
 def pixmo_samples(
@@ -61,6 +64,7 @@ def pixmo_samples(
     *,
     split: str | None = None,
     unit: str = "pixels",
+    truth: str = "points",
     check_hash: bool = True,
     drawn: tuple[int, int] | None = None,
     track: Track = as_they_are,
@@ -68,17 +72,19 @@ def pixmo_samples(
     """Counting samples of the PixMo-Count file, or folder of Parquet shards, `source`; every image is opened.
 
     Images lie anywhere below the folder `images`, named `<image_sha256>.<suffix>`. `split` (train) chooses among a folder's
-    shards. `unit`: pixels or percent. `check_hash=False` takes an image whose bytes changed since the data set was made, as
-    picture hosts re-encode them, but never one that came for several different images. `drawn`, a number and a seed, takes so
-    many of the sound rows (as `pixmo_links` does), whether or not their images are there: nothing replaces those that are not.
+    shards. `unit`: pixels or percent. `truth`: points, or count, which leaves points aside. `check_hash=False` takes an image
+    whose bytes changed since the data set was made, as picture hosts re-encode them, but never one that came for several
+    different images. `drawn`, a number and a seed, takes so many of the sound rows (as `pixmo_links` does), whether or not
+    their images are there: nothing replaces those that are not.
     Raises BadData where a file cannot be read, where no row is left, and where points that should be pixels all look like per cent.
     """
-    if unit not in UNITS:
-        raise BadData(f"pixmo: found unit {unit!r}, expected one of {', '.join(UNITS)}")
+    for name, value, known in (("unit", unit, UNITS), ("truth", truth, KINDS)):
+        if value not in known:
+            raise BadData(f"pixmo: found {name} {value!r}, expected one of {', '.join(known)}")
     if not Path(images).is_dir():
         raise BadData(f"pixmo: {images}: found no such folder, expected the images, named <image_sha256>.<suffix>: download them first")
     skipped, extra = Skipped(), Counter[str](rows=0, exif_rotated=0, hash_differs=0)
-    rows = list(_rows(source, split, skipped))
+    rows = list(_rows(source, split, truth, skipped))
     extra["rows"], sound = len(rows) + skipped.count, len(rows)
     if drawn:
         rows = _drawn(rows, *drawn)
@@ -99,19 +105,20 @@ def pixmo_samples(
     report = {**extra} | {reason: skipped.reasons[reason] for reason in REASONS}
     if not samples:
         counted = ", ".join(f"{name} {number}" for name, number in report.items() if number)
-        raise BadData(f"{source}: found no row that can be used ({counted}), expected at least one; the first: {skipped.problems[:1]}")
-    if unit == "pixels":
+        remedy = ": to evaluate counts without points, say truth=count" if skipped.reasons["no_points"] else ""
+        raise BadData(f"{source}: found no row that can be used ({counted}), expected at least one; the first: {skipped.problems[:1]}{remedy}")
+    if unit == "pixels" and truth == "points":
         _refuse_percent(source, samples.values())
     files = tuple(_files(Path(source), split))
     return Pixmo(samples=list(samples.values()), report=report, problems=tuple(skipped.problems), files=files)
 
 
-def pixmo_links(source: Path | str, *, split: str | None = None, drawn: tuple[int, int] | None = None) -> list[Link]:
+def pixmo_links(source: Path | str, *, split: str | None = None, truth: str = "points", drawn: tuple[int, int] | None = None) -> list[Link]:
     """What `download_images` needs for the rows of `source` that can become samples; each image once. Raises BadData.
 
     `drawn`, a number and a seed: of so many of those rows alone.
     """
-    rows = list(_rows(source, split, Skipped()))
+    rows = list(_rows(source, split, truth, Skipped()))
     return sorted({row.link for row in (_drawn(rows, *drawn) if drawn else rows)})
 
 
@@ -120,13 +127,13 @@ def _drawn(rows: Sequence[_Count], number: int, seed: int) -> list[_Count]:
     return [rows[index] for index in draw([row.label for row in rows], number, seed)]
 
 
-def _rows(source: Path | str, split: str | None, skipped: Skipped) -> Iterator[_Count]:
+def _rows(source: Path | str, split: str | None, truth: str, skipped: Skipped) -> Iterator[_Count]:
     for file in _files(Path(source), split):
         for where, row in read_rows(file):
             try:
                 if isinstance(row, BadData):
                     raise row
-                yield _count(where, row)
+                yield _count(where, row, truth)
             except BadData as problem:
                 skipped.add(problem)
 
@@ -145,7 +152,7 @@ def _files(source: Path, split: str | None) -> list[Path]:
     return shards[chosen[0]]
 
 
-def _count(where: str, row: Row) -> _Count:
+def _count(where: str, row: Row, truth: str) -> _Count:
     """The row with its fields checked. Raises BadData, LeftOut where the row is sound but cannot be used."""
     url, sha256, label, count = (row.get(name) for name in ("image_url", "image_sha256", "label", "count"))
     for name, value in (("image_url", url), ("image_sha256", sha256), ("label", label)):
@@ -156,11 +163,12 @@ def _count(where: str, row: Row) -> _Count:
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise BadData(f"{where}: field count: found {count!r:.80}, expected a whole number of at least 0")
     points_M2 = _points(where, row.get("points"))
-    if count and not len(points_M2):
+    if truth == "points" and count and not len(points_M2):
         raise LeftOut("no_points", f"{where}: found count {count} and no points, expected one for each object")
-    if count != len(points_M2):
+    if len(points_M2) not in ((count,) if truth == "points" else (0, count)):
         raise LeftOut("count_differs", f"{where}: found count {count} and {len(points_M2)} points, expected as many")
-    return _Count(where=where, link=Link(sha256=str(sha256).lower(), url=str(url)), label=str(label).strip(), points=points_M2)
+    link = Link(sha256=str(sha256).lower(), url=str(url))
+    return _Count(where=where, link=link, label=str(label).strip(), count=count, points=points_M2 if truth == "points" else None)
 
 
 def _points(where: str, points: Any) -> np.ndarray:
@@ -219,11 +227,6 @@ def _sample(row: _Count, finder: _Finder, unit: str) -> tuple[Sample, bool]:
             size, rotated = file.size, file.getexif().get(0x0112, 1) != 1
     except BadData as problem:
         raise LeftOut("unreadable", f"{row.where}: {problem}") from problem
-    points_M2 = row.points * np.array(size) / 100 if unit == "percent" else row.points
-    inside_M2 = np.clip(points_M2, 0, size)
-    if np.abs(points_M2 - inside_M2).max(initial=0) > EDGE:
-        found = points_M2[np.abs(points_M2 - inside_M2).argmax() // 2].round(2).tolist()
-        raise LeftOut("outside", f"{row.where}: found point {found} in pixels, expected it inside its image of {size[0]}x{size[1]} ({path})")
     sample = Sample(
         id=f"pixmo-{row.link.sha256[:16]}-{row.label}",
         task="counting",
@@ -231,11 +234,23 @@ def _sample(row: _Count, finder: _Finder, unit: str) -> tuple[Sample, bool]:
         width=size[0],
         height=size[1],
         query=row.label,
-        truth=Truth(points=inside_M2, labels=(row.label,) * len(inside_M2)),
+        truth=_truth(row, size, unit),
         source="pixmo-count",
         root=finder.folder,
     )
     return sample, rotated
+
+
+def _truth(row: _Count, size: tuple[int, int], unit: str) -> Truth:
+    """The row's points in pixels of an image of this size, or its count. Raises LeftOut for a point outside the image."""
+    if row.points is None:
+        return Truth(count=row.count)
+    points_M2 = row.points * np.array(size) / 100 if unit == "percent" else row.points
+    inside_M2 = np.clip(points_M2, 0, size)
+    if np.abs(points_M2 - inside_M2).max(initial=0) > EDGE:
+        found = points_M2[np.abs(points_M2 - inside_M2).argmax() // 2].round(2).tolist()
+        raise LeftOut("outside", f"{row.where}: found point {found} in pixels, expected it inside its image of {size[0]}x{size[1]}")
+    return Truth(points=inside_M2, labels=(row.label,) * len(inside_M2))
 
 
 def _refuse_percent(source: Path | str, samples: Iterable[Sample]) -> None:

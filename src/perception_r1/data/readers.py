@@ -21,7 +21,7 @@ COLUMNS = ("image", "text", "box", "id")
 READERS: dict[str, dict[str, type]] = {
     "refcoco": dict.fromkeys(("split", "by", "name", "form", "boxes", "template", *COLUMNS), str) | {"images": Path, "null_is_empty": bool},
     "coco": {"task": str, "split": str, "annotations": str, "images": str, "ids": Path, "absent": int, "seed": int},
-    "pixmo": {"images": Path, "split": str, "unit": str, "any_hash": bool},
+    "pixmo": {"images": Path, "split": str, "unit": str, "truth": str, "any_hash": bool},
     "pages": {"form": str, "images": Path, "texts": str, "question": str, "dpi": int},
     "scenes": {"n": int, "seed": int, "split": str} | {option.name: type(option.default) for option in fields(SceneOptions)},
 }

@@ -174,7 +174,7 @@ def _make(plan: Plan, making: Making) -> dict[str, Any]:
         path = source if plan.reader == "scenes" else making.root / source
         if plan.reader == "pixmo" and making.download:
             settings = replace(making.download, check_hash=not options.get("any_hash", False))
-            links = pixmo_links(path, split=options.get("split"), drawn=drawn)
+            links = pixmo_links(path, split=options.get("split"), truth=options.get("truth", "points"), drawn=drawn)
             fetched[source] = dict(download_images(links, options.get("images", Path(path) / "images"), settings, track=making.track).report)
         skipped = Skipped() if making.skip_bad else None
         found.append(read_source(plan.reader, path, options, folder=folder, skipped=skipped, drawn=drawn, track=making.track))

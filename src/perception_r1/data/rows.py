@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..records import BadData, Sample, Truth
+from ..dialects import MOST_ITEMS
+from ..records import TRUTHS, BadData, Sample, Truth
 from ..tasks import TASKS
 from ..tasks.detection import COCO_NAMES
 
@@ -21,7 +22,7 @@ EDGE = 0.01
 LARGEST = 1e9
 """Numbers beyond this are no pixel coordinates, sizes or areas of any image."""
 
-KINDS = {"grounding": ("boxes",), "counting": ("boxes", "points"), "detection": ("boxes",), "ocr": ("text",)}
+KINDS = {"grounding": ("boxes",), "counting": ("boxes", "points", "count"), "detection": ("boxes",), "ocr": ("text",)}
 """What a truth may hold, by task."""
 
 Row = Mapping[str, Any]
@@ -115,8 +116,8 @@ def sample_from_row(row: object, root: Path, where: str) -> Sample:
         source=fields.take("source", _is_string, "a text", default=None),
         categories=tuple(categories) if categories else None,
         seen=(seen[0], seen[1]) if seen else None,
-        crowd=_for_each(fields, "crowd", len(truth), lambda value: value in (True, False), "true or false"),
-        area=_for_each(fields, "area", len(truth), lambda value: _is_number(value) and value >= 0, "square pixels of at least 0"),
+        crowd=_for_each(fields, "crowd", len(truth.labels), lambda value: value in (True, False), "true or false"),
+        area=_for_each(fields, "area", len(truth.labels), lambda value: _is_number(value) and value >= 0, "square pixels of at least 0"),
         root=root,
     )
 
@@ -125,13 +126,15 @@ def _truth(fields: _Fields, task: str, width: int, height: int, query: str) -> T
     kinds = KINDS[task]
     expected = f"an object with {' or '.join(kinds)}"
     written = fields.take("truth", lambda value: isinstance(value, Mapping), f"{expected}, as {task} needs")
-    given = [kind for kind in ("boxes", "points", "text") if written.get(kind) is not None]
+    given = [kind for kind in TRUTHS if written.get(kind) is not None]
     if len(given) != 1 or given[0] not in kinds:
         fields.fail("truth", " and ".join(given) or _short(dict(written)), f"{expected}, as {task} needs")
     if given[0] == "text":
         if not _is_text(written["text"]):
             fields.fail("truth.text", _short(written["text"]), "the page's text: leave a blank page out")
         return Truth(text=written["text"])
+    if given[0] == "count":
+        return _count(fields, written)
     objects = written[given[0]]
     if not isinstance(objects, (list, tuple)):
         fields.fail(f"truth.{given[0]}", _short(objects), "a list, one entry for each object")
@@ -141,6 +144,15 @@ def _truth(fields: _Fields, task: str, width: int, height: int, query: str) -> T
         fields.fail("truth.boxes", f"{len(objects)} boxes", "one box, or none when nothing matches")
     labels = _labels(fields, task, written.get("labels"), len(objects), query)
     return Truth(boxes=np.array(objects), labels=labels) if given[0] == "boxes" else Truth(points=np.array(objects), labels=labels)
+
+
+def _count(fields: _Fields, written: Row) -> Truth:
+    count = written["count"]
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_ITEMS:
+        fields.fail("truth.count", _short(count), f"a whole number from 0 to {MOST_ITEMS:,}, the most objects that an answer may list")
+    if written.get("labels"):
+        fields.fail("truth.labels", _short(written["labels"]), "none: a count names no object, the sample's query says what is counted")
+    return Truth(count=count)
 
 
 def _check_place(fields: _Fields, field: str, values: Any, kind: str, width: int, height: int) -> None:
@@ -183,11 +195,8 @@ def _way(start: str, end: str) -> str:
 def sample_to_row(sample: Sample, folder: Path) -> dict[str, Any]:
     """The row of a sample in a file that lies in `folder`: what `sample_from_row` reads back equal."""
     truth = sample.truth
-    written: dict[str, Any] = {"text": truth.text} if truth.text is not None else {}
-    for kind in ("boxes", "points"):
-        values = getattr(truth, kind)
-        if values is not None:
-            written |= {kind: values.tolist(), "labels": list(truth.labels)}
+    value = getattr(truth, truth.kind)
+    written = {truth.kind: value.tolist(), "labels": list(truth.labels)} if truth.kind in ("boxes", "points") else {truth.kind: value}
     path = sample.image_path
     image = os.path.join(_way(os.path.join(os.getcwd(), folder), os.path.join(os.getcwd(), path.parent)), path.name)
     row: dict[str, Any] = {"id": sample.id, "task": sample.task, "image": Path(image).as_posix(), "width": sample.width, "height": sample.height}

@@ -46,6 +46,9 @@ def statistics(task: Task, samples: Sequence[Sample], answers: Sequence[Answer |
     if not len(samples) == len(answers) == len(finishes):
         raise BadData(f"expected one answer and one finish for each of {len(samples)} samples, found {len(answers)} and {len(finishes)}")
     rows = [_measure(task, sample, answer, finish) for sample, answer, finish in zip(samples, answers, finishes, strict=True)]
+    if other := next((sample for sample, row in zip(samples, rows, strict=True) if row.keys() != rows[0].keys()), None):
+        first = f"{samples[0].id} by its {samples[0].truth.kind} and {other.id} by its {other.truth.kind}"
+        raise BadData(f"samples cannot be measured together, {first}: split the file by what its truths hold")
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
 
 

@@ -221,7 +221,8 @@ def _verdict(answer: Answer, truth: Truth, matched: int) -> str:
     if not answer.count:
         return "says that nothing is there"
     unreadable = f", {answer.bad} unreadable" if answer.bad else ""
-    return f"{answer.count} box{'' if answer.count == 1 else 'es'}{unreadable}; {matched} of {_objects(len(truth))} matched"
+    compared = f"{_objects(len(truth))} counted" if truth.count is not None else f"{matched} of {_objects(len(truth))} matched"
+    return f"{answer.count} box{'' if answer.count == 1 else 'es'}{unreadable}; {compared}"
 
 
 # --- several runs ----------------------------------------------------------------------------------------------------

@@ -84,8 +84,7 @@ def pictures(file: Path, settings: ScoreSettings, answers: Path | None = None) -
     for where, row, sample in rows_with_samples(file, answers):
         completion, caption, answer = row.get("completion"), f"{sample.id}: {sample.task} {sample.query}", None
         if isinstance(completion, str):
-            score = settings.score(completion, sample)
-            caption += f"\ntotal {score.total:.3f}: " + ", ".join(f"{name} {value:.3f}" for name, value in score.terms.items())
+            caption += f"\n{_worth(completion, sample, settings)}"
             try:
                 answer = settings.tasks[sample.task].read(completion, settings.frame(sample))
             except Malformed as problem:
@@ -95,6 +94,13 @@ def pictures(file: Path, settings: ScoreSettings, answers: Path | None = None) -
         if sample.truth.text is not None:
             caption += f"\ntruth: {sample.truth.text[:400]}" + (f"\nanswer: {answer.text[:400]}" if answer else "")
         yield draw(open_image(sample), truth=sample.truth, answer=answer), caption
+
+
+def _worth(completion: str, sample: Sample, settings: ScoreSettings) -> str:
+    if sample.truth.count is not None:
+        return f"truth: {sample.truth.count} of them, without places, so that no answer earns a reward"
+    score = settings.score(completion, sample)
+    return f"total {score.total:.3f}: " + ", ".join(f"{name} {value:.3f}" for name, value in score.terms.items())
 
 
 def rows_with_samples(file: Path, answers: Path | None = None) -> Iterator[tuple[str, Mapping[str, Any], Sample]]:

@@ -130,7 +130,7 @@ class BoxTask(Task):
     """What the three box tasks share: the dialect reads and writes, and truths are snapped to its grid."""
 
     def write_truth(self, sample: Sample, frame: Frame) -> str:
-        truth = true_objects(sample)
+        truth = placed_objects(sample)
         boxes_M4 = truth.boxes if truth.boxes is not None else point_boxes(truth, frame)
         return self.dialect.write(boxes_M4, truth.labels, frame)
 
@@ -138,7 +138,7 @@ class BoxTask(Task):
         return self.dialect.read(text, frame)
 
     def snapped(self, sample: Sample, frame: Frame) -> Truth:
-        truth = true_objects(sample)
+        truth = placed_objects(sample)
         if truth.boxes is not None:
             return Truth(boxes=self.dialect.snap(truth.boxes, frame), labels=truth.labels)
         boxes_M4 = self.dialect.snap(point_boxes(truth, frame), frame)
@@ -155,6 +155,15 @@ def true_objects(sample: Sample) -> Truth:
     keep = ~np.array(sample.crowd)
     labels = tuple(label for label, kept in zip(truth.labels, keep, strict=True) if kept)
     return Truth(boxes=None if truth.boxes is None else truth.boxes[keep], points=None if truth.points is None else truth.points[keep], labels=labels)
+
+
+def placed_objects(sample: Sample) -> Truth:
+    """`true_objects` where they have places: what a reward needs. Raises BadData for a bare count too."""
+    if sample.truth.count is not None:
+        raise BadData(
+            f"sample {sample.id}: its truth is a count without places, so no answer earns a reward: evaluate with it, train with boxes or points"
+        )
+    return true_objects(sample)
 
 
 def point_boxes(truth: Truth, frame: Frame) -> np.ndarray:
