@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.two_processes import in_two_processes
 from trl import GRPOConfig
 
 from perception_r1.data.mixture import load_data
@@ -60,8 +61,8 @@ def staged(folder: Path, output: Path, stages: str = "4:2,8:1", *more: str) -> l
     return words(folder, output, "--curriculum", "edit", "--difficulty", str(folder / "difficulty.jsonl"), "--stages", stages, *more)
 
 
-def assert_same_weights(a: Path, b: Path) -> None:
-    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+def assert_same_weights(a: Path, b: Path, file: str = "model.safetensors") -> None:
+    first, second = load_file(a / file), load_file(b / file)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -72,8 +73,8 @@ def history(output: Path, step: int) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if "time" not in name} for row in rows]
 
 
-def rollouts(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "rollouts-0.jsonl").read_text().splitlines()]
+def rollouts(output: Path, rank: int = 0) -> list[dict]:
+    return [json.loads(line) for line in (output / f"rollouts-{rank}.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +287,34 @@ def test_the_named_recipe_can_be_followed_to_its_end(tmp_path: Path) -> None:
     own, ends, _ = planned(tmp_path, 96, ours.stages, **settings)
     assert [len(part) for part in own] == [32, 32, 32]
     assert np.diff(ends, prepend=0).tolist() == [4, 8, 16]
+
+
+def test_two_processes_share_the_samples_of_every_stage(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.json").write_text(json.dumps(staged(folder, tmp_path / "run")))
+    in_two_processes("staged", tmp_path)
+    easy, parts = easiness(folder), [rollouts(tmp_path / "run", rank) for rank in range(2)]
+    for step, group in enumerate((4, 4, 8, 8)):  # 16 rollouts a step over both: 4 samples of 4, then 2 of 8
+        ids = [[row["id"] for row in part if row["step"] == step] for part in parts]
+        assert [len(own) for own in ids] == [8, 8]
+        assert [len(own) // len(set(own)) for own in ids] == [group, group]
+        assert not set(ids[0]) & set(ids[1])
+    by_step = [{row["id"] for part in parts for row in part if row["step"] == step} for step in range(4)]
+    assert sorted(name for ids in by_step for name in ids) == sorted(easy)
+    for before, after in pairwise(by_step):
+        assert min(easy[name] for name in before) >= max(easy[name] for name in after)
+    assert [row["step"] for row in history(tmp_path / "run", 4)] == [1, 2, 3, 4]
+
+
+def test_an_adapter_goes_on_through_the_stages(folder: Path, tmp_path: Path) -> None:
+    lora = ("--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj", "--beta", "0.04")
+    easy = easiness(folder)
+    write_samples(sorted(load_data(DATA), key=lambda sample: -easy[sample.id]), tmp_path / "ordered.jsonl")
+    plain = words(folder, tmp_path / "plain", "--data", str(tmp_path / "ordered.jsonl"), "--shuffle_dataset", "false", *lora)
+    plain, stages = grpo.run("quickstart", plain), grpo.run("quickstart", staged(folder, tmp_path / "stages", "4:1,4:2", *lora))
+    assert_same_weights(plain / "adapter", stages / "adapter", "adapter_model.safetensors")
+    assert_same_weights(plain, stages)
+    assert history(plain, 6) == history(stages, 6)
+    assert max(row["kl"] for row in history(stages, 6)) > 0  # against the base, not against where a stage began
 
 
 @pytest.mark.parametrize("written", ["[4, 8]", "4,8", "'4,8'"])

@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -37,7 +38,8 @@ def file_of(folder: Path, *rows: dict[str, Any] | str, name: str = "s.jsonl") ->
 def states_the_same(a: Sample, b: Sample) -> bool:
     plain = all(getattr(a, f.name) == getattr(b, f.name) for f in fields(Sample) if f.name not in ("truth", "root", "image"))
     objects = all(np.array_equal(getattr(a.truth, kind), getattr(b.truth, kind)) for kind in ("boxes", "points"))
-    return plain and objects and (a.truth.labels, a.truth.text) == (b.truth.labels, b.truth.text) and a.image_path.resolve() == b.image_path.resolve()
+    others = all(getattr(a.truth, kind) == getattr(b.truth, kind) for kind in ("labels", "text", "count"))
+    return plain and objects and others and a.image_path.resolve() == b.image_path.resolve()
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
@@ -47,7 +49,7 @@ boxes = st.tuples(spans, spans).map(lambda s: [s[0][0], s[1][0], s[0][1], s[1][1
 
 @st.composite
 def samples(draw: Callable[..., Any], root: Path = Path("pictures")) -> Sample:
-    task = draw(st.sampled_from(["grounding", "counting", "points", "detection", "ocr"]))
+    task = draw(st.sampled_from(["grounding", "counting", "points", "count", "detection", "ocr"]))
     objects = draw(st.lists(boxes, max_size=1 if task == "grounding" else 4))
     names = draw(st.lists(words, min_size=len(objects), max_size=len(objects)))
     truth = Truth(boxes=np.array(objects), labels=tuple(names))
@@ -55,8 +57,10 @@ def samples(draw: Callable[..., Any], root: Path = Path("pictures")) -> Sample:
         task, truth = "counting", Truth(points=np.array(objects).reshape(-1, 4)[:, :2], labels=tuple(names))
     if task == "ocr":
         truth = Truth(text=draw(words))
-    flags = st.none() | st.tuples(*[st.booleans()] * len(truth))
-    areas = st.none() | st.tuples(*[st.floats(0, 1e6)] * len(truth))
+    if task == "count":
+        task, truth = "counting", Truth(count=len(objects))
+    flags = st.none() | st.tuples(*[st.booleans()] * len(truth.labels))
+    areas = st.none() | st.tuples(*[st.floats(0, 1e6)] * len(truth.labels))
     return Sample(
         id=draw(words), task=task, image="a.png", width=100, height=100, query=draw(words), truth=truth, source=draw(st.none() | words),
         categories=tuple(dict.fromkeys([*names, "dog"])) if task == "detection" else None, seen=draw(st.none() | st.just((56, 84))),
@@ -98,7 +102,14 @@ BAD_ROWS = {
     "empty truth": ({"truth": {}}, "field truth: found {}"),
     "two truths": ({"truth": BOX | {"points": [[1, 2]]}}, "field truth: found boxes and points"),
     "points for grounding": ({"truth": {"points": [[1, 2]]}}, "field truth: found points, expected an object with boxes, as grounding needs"),
-    "text for counting": (COUNTING | {"truth": {"text": "a"}}, "expected an object with boxes or points, as counting needs"),
+    "text for counting": (COUNTING | {"truth": {"text": "a"}}, "expected an object with boxes or points or count, as counting needs"),
+    "a count for detection": (DETECTION | {"truth": {"count": 2}}, "found count, expected an object with boxes, as detection needs"),
+    "a count and points": (COUNTING | {"truth": {"count": 1, "points": [[1, 2]]}}, "field truth: found points and count"),
+    "a negative count": (COUNTING | {"truth": {"count": -1}}, "field truth.count: found -1, expected a whole number from 0 to 10,000"),
+    "half an object": (COUNTING | {"truth": {"count": 2.5}}, "field truth.count: found 2.5"),
+    "true as a count": (COUNTING | {"truth": {"count": True}}, "field truth.count: found True"),
+    "a count with names": (COUNTING | {"truth": {"count": 1, "labels": ["dog"]}}, "field truth.labels: found ['dog'], expected none"),
+    "crowds of a count": (COUNTING | {"truth": {"count": 1}, "crowd": [True]}, "field crowd: found [True], expected 0 values"),
     "boxes for ocr": ({"task": "ocr"}, "expected an object with text, as ocr needs"),
     "blank page": ({"task": "ocr", "truth": {"text": " \n"}}, "field truth.text"),
     "boxes are a number": ({"truth": {"boxes": 4}}, "field truth.boxes: found 4, expected a list"),
@@ -295,6 +306,25 @@ def test_weights_are_shares_of_the_draws(tmp_path: Path) -> None:
     assert load_data(f"{a},{b}").probabilities() == pytest.approx([1 / 4] * 4)
     with pytest.raises(IndexError):
         mixture[4]
+
+
+def test_a_file_is_read_when_it_is_asked_and_never_held(tmp_path: Path) -> None:
+    rows = [json.dumps(ROW | {"id": f"ü{k}", "query": "x" * (k % 7 + 1)}) for k in range(2000)]
+    file = file_of(tmp_path, *[row + "\n" * (k % 3 == 0) for k, row in enumerate(rows)])
+    tracemalloc.start()
+    try:
+        found = load_data(str(file))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 60 * len(rows)  # a sample takes some 2,000 bytes
+    read = list(read_samples(file))
+    assert all(map(states_the_same, found, read))
+    assert len(found) == len(read) == 2000
+    for index in (0, 7, 1999, -1, -2000):
+        assert states_the_same(found[index], read[index])
+    for part in (slice(3, 9), slice(None, 4), slice(9, 2, -3), slice(-3, None), slice(5, 5)):
+        assert [sample.id for sample in found[part]] == [sample.id for sample in read[part]]
 
 
 def test_a_shorthand_draws_scenes_and_keeps_its_options(tmp_path: Path) -> None:

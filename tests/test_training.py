@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,9 +21,9 @@ from perception_r1.records import BadData, Frame, Sample, Score, Truth
 from perception_r1.tasks import TASKS, make_task
 from perception_r1.training import grpo, sft
 from perception_r1.training.checkpoints import MARKER, newest_complete
-from perception_r1.training.dataset import conversation_dataset, packed, processor_frame, prompt_dataset, unpacked
+from perception_r1.training.dataset import ROWS, conversation_dataset, drawn, packed, processor_frame, prompt_dataset, unpacked
 from perception_r1.training.recipe import load_recipe, recipe_names
-from perception_r1.training.reward import group_figures, keep_before
+from perception_r1.training.reward import group_figures, keep_before, write_parquet
 
 OCR_RUN = [
     *("--task", "ocr", "--data", "scenes:ocr?n=24&seed=3", "--max_completion_length", "8", "--per_device_train_batch_size", "8"),
@@ -270,6 +272,36 @@ def test_the_prompt_of_training_is_the_prompt_of_evaluation(tmp_path: Path) -> N
     row = prompt_dataset([sample], {"grounding": task})[0]
     assert row["prompt"] == [{"role": "user", "content": task.prompt(sample)}]
     assert row["images"][0].size == (60, 40)
+
+
+def test_rows_on_disk_are_the_rows_in_memory(tmp_path: Path) -> None:
+    samples, tasks = [replace(some_sample(tmp_path), id=str(k)) for k in range(ROWS + 7)], {"grounding": make_task("grounding")}
+    mapped, held = prompt_dataset(samples, tasks, tmp_path / "rows.arrow"), prompt_dataset(samples, tasks)
+    assert [Path(file["filename"]) for file in mapped.cache_files] == [tmp_path / "rows.arrow"]
+    assert not held.cache_files
+    assert mapped.with_format(None)[:] == held.with_format(None)[:]
+    assert mapped[ROWS]["images"][0].size == (60, 40)
+    assert mapped.select([ROWS + 6, 0])["sample"] == [packed(samples[ROWS + 6]), packed(samples[0])]
+
+
+def test_weighted_samples_are_read_where_they_lie_and_drawn_by_weight(tmp_path: Path) -> None:
+    samples = [replace(some_sample(tmp_path), id=str(k)) for k in range(4)]
+    assert drawn(samples, np.full(4, 0.25), seed=0) is samples
+    picked = drawn(samples * 100, np.tile([0.7, 0.1, 0.1, 0.1], 100) / 100, seed=0)
+    assert len(picked) == 400
+    assert 0.6 < np.mean([sample.id == "0" for sample in picked]) < 0.8
+    assert [sample.id for sample in picked[5:8]] == [picked[k].id for k in (5, 6, 7)]
+
+
+def test_rollouts_of_all_processes_are_gathered_by_step(tmp_path: Path) -> None:
+    row = {"id": "a", "task": "ocr", "completion": "x\u2028y", "total": 1.5, "problem": None, "terms": {"edit": 0.5}}
+    for rank, steps in enumerate(([0, 0, 1, 3], [0, 1, 2])):
+        text = "".join(json.dumps(row | {"step": step, "id": f"{rank}"}, ensure_ascii=False) + "\n" for step in steps)
+        (tmp_path / f"rollouts-{rank}.jsonl").write_text(text)
+    assert write_parquet(list(tmp_path.glob("rollouts-*.jsonl")), tmp_path / "rollouts.parquet") == 7
+    found = pq.read_table(tmp_path / "rollouts.parquet").to_pylist()
+    assert [(it["step"], it["id"]) for it in found] == [(0, "0"), (0, "0"), (0, "1"), (1, "0"), (1, "1"), (2, "1"), (3, "0")]
+    assert found[0] == row | {"step": 0, "id": "0", "terms": '{"edit": 0.5}'}
 
 
 def test_questions_about_one_image_make_one_conversation(tmp_path: Path) -> None:

@@ -79,5 +79,17 @@ def trained(folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def staged(folder: Path) -> None:
+    """A run in stages from the command words in `folder`/words.json."""
+    import json
+
+    import torch
+
+    from perception_r1.training import grpo
+
+    grpo.run("quickstart", json.loads((folder / "words.json").read_text()))
+    torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](Path(sys.argv[2]))

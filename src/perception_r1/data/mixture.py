@@ -5,9 +5,10 @@ refcoco:ROOT?split=val&by=unc        refcoco:FILE.parquet?boxes=xywh&text=answer
 pixmo:ROOT?split=train&images=FOLDER        pages:FILE.json?images=FOLDER
 """
 
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..records import BadData, Sample
 from .readers import READERS, in_words, read_source, reader_options
-from .samples import read_samples, unique
+from .samples import SampleFile, read_samples, unique
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,13 +39,17 @@ class Mixture(Sequence[Sample]):
     def __len__(self) -> int:
         return sum(len(part.samples) for part in self.parts)
 
+    def __iter__(self) -> Iterator[Sample]:
+        return itertools.chain.from_iterable(part.samples for part in self.parts)
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+            start, stop, step = index.indices(len(self))
+            return list(itertools.islice(self, start, stop, step) if step > 0 else map(self.__getitem__, range(start, stop, step)))
         place = index + len(self) if index < 0 else index
         for part in self.parts:
             if 0 <= place < len(part.samples):
@@ -61,6 +66,7 @@ class Mixture(Sequence[Sample]):
 def load_data(spec: str, task: str | None = None, *, cache: Path | None = None) -> Mixture:
     """The samples that a `--data` spec names. `task`, when given, is what all of them must be, and what `coco:` makes.
 
+    Every row is checked. Those of JSONL files stay on disk; those of Parquet files and shorthands are in memory.
     Scenes are drawn below `cache` (the user's cache folder by default). Raises BadData for a spec, file or option that
     is not there, an id that occurs twice, and a sample of another task.
     """
@@ -76,7 +82,7 @@ def load_data(spec: str, task: str | None = None, *, cache: Path | None = None) 
     return mixture
 
 
-def _part(piece: str, task: str | None, cache: Path | None) -> tuple[str, list[Sample], float | None]:
+def _part(piece: str, task: str | None, cache: Path | None) -> tuple[str, Sequence[Sample], float | None]:
     name, weight = piece, None
     head, colon, tail = piece.rpartition(":")
     if colon and head not in READERS and _is_weight(tail):
@@ -86,7 +92,7 @@ def _part(piece: str, task: str | None, cache: Path | None) -> tuple[str, list[S
     reader, colon, rest = name.partition(":")
     if colon and reader in READERS:
         return name, _read_shorthand(reader, rest, task, cache), weight
-    return name, list(read_samples(name)), weight
+    return name, list(read_samples(name)) if Path(name).suffix == ".parquet" else SampleFile(name), weight
 
 
 def _is_weight(text: str) -> bool:

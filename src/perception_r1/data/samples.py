@@ -9,12 +9,13 @@ import itertools
 import json
 import os
 import struct
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, overload
 
 import numpy as np
 from PIL import Image
@@ -58,9 +59,13 @@ class Skipped:
 def read_rows(path: Path | str) -> Iterator[tuple[str, Row | BadData]]:
     """Yields (file and line, row) of a JSONL or Parquet file; a line that is not JSON comes as the BadData that says so."""
     path = Path(path)
+    _expect_file(path)
+    yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def _expect_file(path: Path) -> None:
     if path.is_dir() or not path.exists():
         raise BadData(f"{path}: found {'a folder' if path.is_dir() else 'no such file'}, expected a file with one JSON object a line, or .parquet")
-    yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row | BadData]]:
@@ -118,6 +123,39 @@ def read_samples(path: Path | str, *, skipped: Skipped | None = None) -> Iterato
         yield sample
     if not found:
         raise BadData(f"{path}: found {f'{skipped.count} bad rows and ' if skipped and skipped.count else ''}no sample, expected at least one")
+
+
+class SampleFile(Sequence[Sample]):
+    """The samples of a JSONL file, read from it whenever they are asked for: memory holds where each line starts, 8 bytes.
+
+    Raises BadData for a bad row when the row is read.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path, self.starts, at = Path(path), array("q"), 0
+        _expect_file(self.path)
+        with self.path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    self.starts.append(at)
+                at += len(line)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return read_samples(self.path)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        with self.path.open("rb") as file:
+            file.seek(self.starts[index])
+            return sample_from_row(json.loads(file.readline()), self.path.parent, f"{self.path}: sample {index + 1}")
 
 
 def unique(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
@@ -181,7 +219,7 @@ def _write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> int:
     arrow = _parquet()
     text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
     numbers, names = arrow.list_(arrow.list_(real)), arrow.list_(text)
-    truth = arrow.struct([("boxes", numbers), ("points", numbers), ("labels", names), ("text", text)])
+    truth = arrow.struct([("boxes", numbers), ("points", numbers), ("labels", names), ("text", text), ("count", whole)])
     columns = [("id", text), ("task", text), ("image", text), ("width", whole), ("height", whole), ("query", text), ("truth", truth)]
     columns += [("source", text), ("categories", names), ("seen", arrow.list_(whole))]
     columns += [("crowd", arrow.list_(arrow.bool_())), ("area", arrow.list_(real))]

@@ -100,9 +100,10 @@ class Comparison:
         """What a reader must know to judge the figures."""
         shown = read_settings(self.ready.model).get("shown")
         notes = [f"What the base's supervised training contained: {shown}"] if shown else []
-        main = self.task.MAIN_METRIC
-        better = "lower" if main in self.task.LOWER_IS_BETTER else "higher"
         if self.samples:
+            measured = self.results["after"]["metrics"]
+            main = self.task.MAIN_METRIC if self.task.MAIN_METRIC in measured else next(iter(measured))  # bare counts have no distance
+            better = "lower" if main in self.task.LOWER_IS_BETTER else "higher"
             notes.append(f"The main metric is {main} ({better} is better), of greedy answers to the same {len(self.samples):,} held-out samples.")
         else:
             notes.append("Nothing was measured: name held-out samples with --eval_data to see before and after.")

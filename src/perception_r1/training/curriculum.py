@@ -115,10 +115,11 @@ def easy_to_hard(samples: Sequence[Sample], ours: RecipeArguments, seed: int) ->
         found = f"no file {ours.difficulty}" if ours.difficulty else "none"
         raise BadData(f"curriculum {ours.curriculum}: expected a difficulty file, found {found}: make one with {remedy}, and name it by --difficulty")
     known = read_difficulty(Path(ours.difficulty), str(ours.curriculum))
-    if missing := [sample.id for sample in samples if sample.id not in known]:
-        found = f"{len(missing)} of {len(samples)} samples are not in it, the first is {missing[0]}"
+    ids = [sample.id for sample in samples]
+    if missing := [name for name in ids if name not in known]:
+        found = f"{len(missing)} of {len(ids)} samples are not in it, the first is {missing[0]}"
         raise BadData(f"difficulty {ours.difficulty}: {found}: make it from the same data with {remedy}")
-    means_S = np.array([known[sample.id] for sample in samples])
+    means_S = np.array([known[name] for name in ids])
     order_S = np.lexsort((np.random.default_rng(seed).permutation(len(samples)), -means_S))
     return order_S, means_S[order_S]
 

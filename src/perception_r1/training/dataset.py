@@ -1,19 +1,24 @@
-"""Samples as the Hugging Face datasets that TRL's trainers read: text in Arrow, images opened when a row is used."""
+"""Samples as the Hugging Face datasets that TRL's trainers read: text in Arrow on disk, images opened when a row is used."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
 from ..data.rows import sample_from_row, sample_to_row
-from ..data.samples import open_image
+from ..data.samples import open_image, replacing
 from ..dialects import Dialect, frame_of, smart_resize
 from ..records import BadData, Frame, Sample
 from ..tasks import TASKS, Task
+
+ROWS = 1000
+"""Rows written to disk at a time."""
 
 
 def packed(sample: Sample) -> str:
@@ -34,26 +39,49 @@ def _opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**batch, "images": [[images[pack]] for pack in packs]}
 
 
-def _lazily(rows: Iterable[dict[str, Any]]) -> Dataset:
-    dataset = Dataset.from_list(list(rows))
+def _lazily(rows: Iterator[dict[str, Any]], path: Path | None) -> Dataset:
+    dataset = Dataset.from_list(list(rows)) if path is None else _on_disk(rows, path)
     dataset.set_transform(_opened)
     return dataset
 
 
-def prompt_dataset(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Dataset:
-    """Rows for GRPO: `prompt` (the conversation up to the answer), `images` (one picture), `sample` (packed)."""
-    return _lazily({"prompt": [{"role": "user", "content": tasks[sample.task].prompt(sample)}], "sample": packed(sample)} for sample in samples)
+def _on_disk(rows: Iterator[dict[str, Any]], path: Path) -> Dataset:
+    """Rows in a new Arrow file, mapped into memory: what is not looked at takes none of it."""
+    first = pa.Table.from_pylist(list(itertools.islice(rows, ROWS)))
+    with replacing(path) as part, pa.ipc.new_stream(str(part), first.schema) as file:
+        file.write_table(first)
+        while batch := list(itertools.islice(rows, ROWS)):
+            file.write_table(pa.Table.from_pylist(batch, schema=first.schema))
+    return Dataset.from_file(str(path))
 
 
-def conversation_dataset(samples: Sequence[Sample], tasks: Mapping[str, Task], frame: Callable[[Sample], Frame], turns: int) -> Dataset:
-    """Rows for SFT: `messages`, up to `turns` questions about one image with their true answers, and `images`."""
-    conversations: list[list[Sample]] = []
+def prompt_dataset(samples: Iterable[Sample], tasks: Mapping[str, Task], path: Path | None = None) -> Dataset:
+    """Rows for GRPO: `prompt` (the conversation up to the answer), `images` (one picture), `sample` (packed).
+
+    They lie in a file at `path` while the dataset is used, or in memory where there is none.
+    """
+    rows = ({"prompt": [{"role": "user", "content": tasks[sample.task].prompt(sample)}], "sample": packed(sample)} for sample in samples)
+    return _lazily(rows, path)
+
+
+def conversation_dataset(
+    samples: Iterable[Sample], tasks: Mapping[str, Task], frame: Callable[[Sample], Frame], turns: int, path: Path | None = None
+) -> Dataset:
+    """Rows for SFT: `messages`, up to `turns` questions about one image with their true answers, and `images`; `path` as above."""
+    rows = ({"messages": _messages(group, tasks, frame), "sample": [packed(group[0])]} for group in conversations(samples, turns))
+    return _lazily(rows, path)
+
+
+def conversations(samples: Iterable[Sample], turns: int) -> Iterator[list[Sample]]:
+    """Yields up to `turns` neighbours that ask about one image."""
+    group: list[Sample] = []
     for sample in samples:
-        if conversations and len(conversations[-1]) < turns and conversations[-1][0].image_path == sample.image_path:
-            conversations[-1].append(sample)
-        else:
-            conversations.append([sample])
-    return _lazily({"messages": _messages(group, tasks, frame), "sample": [packed(group[0])]} for group in conversations)
+        if group and (len(group) == turns or group[0].image_path != sample.image_path):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
 
 
 def _messages(group: Sequence[Sample], tasks: Mapping[str, Task], frame: Callable[[Sample], Frame]) -> list[dict[str, str]]:
@@ -61,12 +89,28 @@ def _messages(group: Sequence[Sample], tasks: Mapping[str, Task], frame: Callabl
     return [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
-def drawn(samples: Sequence[Sample], probabilities: np.ndarray, seed: int) -> list[Sample]:
+class Picked(Sequence[Sample]):
+    """Some of the samples, in an order of its own, each read when it is asked for."""
+
+    def __init__(self, samples: Sequence[Sample], picks: np.ndarray) -> None:
+        self.samples, self.picks = samples, picks
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Picked": ...
+    def __getitem__(self, index: int | slice) -> "Sample | Picked":
+        return Picked(self.samples, self.picks[index]) if isinstance(index, slice) else self.samples[int(self.picks[index])]
+
+
+def drawn(samples: Sequence[Sample], probabilities: np.ndarray, seed: int) -> Sequence[Sample]:
     """As many samples as there are, drawn by `probabilities` (S,); untouched when those are all equal."""
     if np.allclose(probabilities, probabilities[0]):
-        return list(samples)
-    picks = np.random.default_rng(seed).choice(len(samples), size=len(samples), p=probabilities)
-    return [samples[int(pick)] for pick in picks]
+        return samples
+    return Picked(samples, np.random.default_rng(seed).choice(len(samples), size=len(samples), p=probabilities))
 
 
 def processor_frame(processor: Any, dialect: Dialect) -> Callable[[Sample], Frame]:
@@ -83,9 +127,28 @@ def processor_frame(processor: Any, dialect: Dialect) -> Callable[[Sample], Fram
     return frame
 
 
-def tasks_for(samples: Sequence[Sample], **settings: Any) -> dict[str, Task]:
-    """The tasks that the samples name, each with these settings."""
-    names = sorted({sample.task for sample in samples})
-    if unknown := [name for name in names if name not in TASKS]:
+def with_images(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
+    """Passes the samples on. Raises BadData at their end, naming the data `name`, when any image is not there."""
+    number, missing, first = 0, 0, ""
+    for sample in samples:
+        number += 1
+        if not sample.image_path.is_file():
+            first = first or f"{sample.image_path} of {sample.id}"
+            missing += 1
+        yield sample
+    if missing:
+        raise BadData(f"{name}: {missing} of {number} images are not there, the first is {first}")
+
+
+def tasks_for(samples: Iterable[Sample], **settings: Any) -> dict[str, Task]:
+    """The tasks that the samples name, each with these settings. Raises BadData for one without a reward: an unknown task, a bare count."""
+    names, counted, number = set[str](), 0, 0
+    for sample in samples:
+        number += 1
+        names.add(sample.task)
+        counted += sample.truth.count is not None
+    if counted:
+        raise BadData(f"data: {counted} of {number} samples hold a bare count, without places, so no answer earns a reward: evaluate with them")
+    if unknown := sorted(names - set(TASKS)):
         raise BadData(f"task {unknown[0]!r} is not known: expected one of {', '.join(TASKS)}")
-    return {name: TASKS[name](**settings) for name in names}
+    return {name: TASKS[name](**settings) for name in sorted(names)}

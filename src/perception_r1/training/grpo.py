@@ -25,7 +25,7 @@ from .comparison import Comparison
 from .console import ShortLog, quiet
 from .cpu import keep_freed_memory
 from .curriculum import Stage, plan
-from .dataset import drawn, processor_frame, prompt_dataset, tasks_for
+from .dataset import drawn, processor_frame, prompt_dataset, tasks_for, with_images
 from .recipe import RecipeArguments, load_recipe, resolve_model
 from .reward import PerceptionReward, keep_before, write_parquet
 from .rollouts import prefill_once
@@ -232,10 +232,7 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     processor = transformers.AutoProcessor.from_pretrained(model)
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
     samples = load_data(ours.data, ours.task)
-    if missing := [sample for sample in samples if not sample.image_path.is_file()]:
-        first = f"{missing[0].image_path} of {missing[0].id}"
-        raise BadData(f"data {ours.data}: {len(missing)} of {len(samples)} images are not there, the first is {first}")
-    tasks = tasks_for(samples, dialect=dialect, thinking=ours.thinking, **task_settings)
+    tasks = tasks_for(with_images(samples, f"data {ours.data}"), dialect=dialect, thinking=ours.thinking, **task_settings)
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
 
 
@@ -255,7 +252,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     samples = drawn(ready.samples, ready.samples.probabilities(), args.seed)
     stages = plan(ours, args, samples, done)
     keep_before(_rollouts(args), done)
-    build = partial(_trainer, ours, model_args, ready, prompt_dataset(samples, ready.tasks))
+    build = partial(_trainer, ours, model_args, ready, prompt_dataset(samples, ready.tasks, rows_file(args)))
     trainer = build(stages[0])
     comparison = Comparison(ours, args, ready) if trainer.is_world_process_zero() else None
     if comparison:
@@ -268,6 +265,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         release_memory()
         quiet(trainer := build(stage), log)
         trainer.train(resume_from_checkpoint=str(output / f"checkpoint-{ended.end}"))
+    rows_file(args).unlink()
     _save(trainer, ours, args, ready)
     if trainer.is_world_process_zero():
         write_parquet(list(output.glob("rollouts-*.jsonl")), output / "rollouts.parquet")
@@ -282,6 +280,11 @@ def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
     given = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation, "revision": model_args.model_revision}
     declared: Any = args.model_init_kwargs or {}
     return {name: value for name, value in given.items() if value is not None} | declared
+
+
+def rows_file(args: Any) -> Path:
+    """Where a process keeps its training rows while it trains: on the disk of the run, since /tmp may be memory."""
+    return Path(str(args.output_dir)) / f"rows-{args.process_index}.arrow"
 
 
 def _rollouts(args: GRPOConfig) -> Path:

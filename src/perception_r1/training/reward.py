@@ -1,18 +1,23 @@
 """The reward that TRL calls: our Score of every rollout, with what to log about it."""
 
+import heapq
+import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from transformers import TrainerState
 
+from ..data.samples import replacing
 from ..evaluation.backends import decode_completions
 from ..records import Frame, Sample, Score
 from ..tasks import Task
-from .dataset import unpacked
+from .dataset import ROWS, unpacked
 
 
 class PerceptionReward:
@@ -80,18 +85,24 @@ def keep_before(rollouts: Path, step: int) -> None:
     """Drops the rollouts of `step` and later, which a resumed run will make again. A line cut off by a kill goes too."""
     if not rollouts.is_file():
         return
-    kept = []
-    for line in rollouts.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] < step:
-            kept.append(line)
-    rollouts.write_text("".join(kept), encoding="utf-8")
+    with replacing(rollouts) as part, part.open("w", encoding="utf-8") as kept, rollouts.open(encoding="utf-8") as lines:
+        kept.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step)
 
 
 def write_parquet(parts: Sequence[Path], path: Path) -> int:
-    """Gathers the processes' rollouts into one Parquet file, in the order of steps; returns how many there are."""
-    from datasets import Dataset
+    """Gathers the processes' rollouts into one Parquet file, in the order of steps, as each part is; returns how many there are."""
+    kinds = {"step": pa.int64(), "total": pa.float64()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in ("step", "id", "task", "completion", "total", "problem", "terms")])
+    rows, count = heapq.merge(*map(_read, sorted(parts)), key=lambda row: row["step"]), 0
+    with replacing(path) as part, pq.ParquetWriter(part, schema) as file:
+        while batch := list(itertools.islice(rows, ROWS)):
+            file.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
 
-    rows = [json.loads(line) for part in sorted(parts) for line in part.read_text(encoding="utf-8").splitlines()]
-    rows = [{**row, "terms": json.dumps(row["terms"])} for row in sorted(rows, key=lambda row: row["step"])]
-    Dataset.from_list(rows).to_parquet(str(path))
-    return len(rows)
+
+def _read(part: Path) -> Iterator[dict[str, Any]]:
+    with part.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield {**row, "terms": json.dumps(row["terms"])}

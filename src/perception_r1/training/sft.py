@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from .checkpoints import MarkComplete, write_settings
 from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
-from .grpo import init_kwargs, prepare
+from .grpo import init_kwargs, prepare, rows_file
 from .recipe import load_recipe
 
 
@@ -45,7 +45,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     trainer = TwoRateTrainer(
         model=ready.model,
         args=args,
-        train_dataset=conversation_dataset(samples, ready.tasks, frame, ours.turns),
+        train_dataset=conversation_dataset(samples, ready.tasks, frame, ours.turns, rows_file(args)),
         processing_class=ready.processor,
         peft_config=get_peft_config(model_args),
         callbacks=[MarkComplete()],
@@ -53,6 +53,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     trainer.vision_learning_rate = ours.vision_learning_rate
     quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
+    rows_file(args).unlink()
     output = Path(str(args.output_dir))
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
