@@ -7,8 +7,8 @@
     python benchmarks/grpo_step.py --device cuda --model qwen2-vl-2b --pixels 1000000 --group 8 16 [--memory]
 
 Each arm is `trainer.train()` in a process of its own, and each does a step while the other waits: trl.GRPOTrainer, and our
-GroupSharedTrainer with the same model, data, seed and settings (one prompt a step, KL with beta 0.04, AdamW, every answer exactly as
-long as asked). `prototype` is a Qwen2-VL of 38 M random parameters in float32, with the bundled policy's tokenizer (2,980 tokens,
+GroupSharedTrainer with the same model, data, seed and settings (two prompts a step by gradient accumulation, as in the paper, unless
+--prompts says otherwise; KL with beta 0.04, AdamW, every answer exactly as long as asked). `prototype` is a Qwen2-VL of 38 M random parameters in float32, with the bundled policy's tokenizer (2,980 tokens,
 so that the head weighs as little as it does in a large model); `qwen2-vl-2b` is the real shape and vocabulary with random weights in
 bfloat16 and gradient checkpointing (needs PERCEPTION_R1_DATA). Both arms keep freed memory (`training/cpu.py`) while they
 are timed; when their memory is measured neither does, and each step starts with all free memory returned.
@@ -17,6 +17,7 @@ are timed; when their memory is measured neither does, and each step starts with
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -62,6 +63,8 @@ class Case:
     folder: str
     """The model's."""
     group: int
+    prompts: int
+    """A step's, one after the other: gradient accumulation."""
     answer_tokens: int
     pixels: str
     """WxH: pictures of that size, not resized. A number: larger pictures, which the processor resizes to about so many pixels."""
@@ -87,9 +90,9 @@ class Case:
 
 
 def draw_samples(case: Case, folder: Path) -> list[Sample]:
-    """A picture a step, of coloured blots, each with a question of about twenty tokens."""
+    """A picture a prompt, of coloured blots, each with a question of about twenty tokens."""
     rng, samples, (width, height) = np.random.default_rng(0), [], case.picture
-    for number in range(case.warmup + case.steps):
+    for number in range((case.warmup + case.steps) * case.prompts):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((width, height)).save(folder / f"{number}.jpg", quality=90)
         truth = Truth(boxes=np.array([[0, 0, width / 2, height / 2]]), labels=("dog",))
         fields = {"task": "grounding", "image": f"{number}.jpg", "width": width, "height": height, "query": "dog"}
@@ -217,7 +220,7 @@ def run_arm(pipe: Any, arm: str, case: Case) -> None:
         reward = PerceptionReward(tasks, processor_frame(processor, dialect), processor.tokenizer, Path(name) / "rollouts.jsonl")
         args = trl.GRPOConfig(
             output_dir=name, seed=0, max_steps=case.warmup + case.steps, learning_rate=1e-6, beta=0.04,
-            per_device_train_batch_size=case.group, num_generations=case.group, gradient_accumulation_steps=1,
+            per_device_train_batch_size=case.group, num_generations=case.group, gradient_accumulation_steps=case.prompts,
             max_completion_length=case.answer_tokens, generation_kwargs={"min_new_tokens": case.answer_tokens},
             gradient_checkpointing=case.checkpointing, bf16=case.bf16, use_cpu=case.device == "cpu", remove_unused_columns=False,
             model_init_kwargs={"dtype": "bfloat16" if case.bf16 else "float32"}, dataloader_pin_memory=case.device != "cpu",
@@ -286,7 +289,8 @@ def summed_up(case: Case, found: dict[str, list[dict[str, Any]]], model: str) ->
 def print_case(result: dict[str, Any]) -> None:
     seen = f"{result['prompt_tokens']} prompt tokens, {result['patches'] // 4} of them image"
     told = "the same tokens in the first step" if result["same_tokens"] else "other tokens in the first step"
-    print(f"\npixels {result['pixels']} ({seen}), answers of {result['answer_tokens']} tokens, G={result['group']}; {told}")
+    sizes = f"answers of {result['answer_tokens']} tokens, G={result['group']}, prompts a step: {result['prompts']}"
+    print(f"\npixels {result['pixels']} ({seen}), {sizes}; {told}")
     medians, ratio = result["medians"], result["ratio"]
     if result["memory"]:
         print(f"{'MiB':<22}{'resting':>12}{'a step adds':>14}")
@@ -314,6 +318,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=MODELS, default="prototype")
     parser.add_argument("--group", type=int, nargs="+", default=[8, 16, 32], help="G, the answers to a prompt")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[2], help="prompts a step; the paper accumulates 2")
     parser.add_argument("--answer-tokens", type=int, nargs="+", default=[40])
     parser.add_argument("--pixels", nargs="+", default=["448x448"], help="WxH, or a number to which larger pictures are resized")
     parser.add_argument("--steps", type=int, default=5, help="steps measured, after the warm-up")
@@ -334,8 +339,9 @@ def main() -> None:
         build_model(options.model, Path(folder), options.device)
         for pixels in options.pixels:
             for answer_tokens in options.answer_tokens:
-                for group in options.group:
-                    chosen = {"pixels": pixels, "answer_tokens": answer_tokens, "group": group, "steps": options.steps, "threads": options.threads}
+                for group, prompts in itertools.product(options.group, options.prompts):
+                    chosen = {"pixels": pixels, "answer_tokens": answer_tokens, "group": group, "prompts": prompts}
+                    chosen |= {"steps": options.steps, "threads": options.threads}
                     case = Case(folder=folder, **same, **chosen)
                     turns = [("stock",), ("ours",)] if options.memory else [("stock", "ours")]
                     found = {arm: rows for arms in turns for arm, rows in take_turns(case, arms).items()}

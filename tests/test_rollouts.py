@@ -8,6 +8,7 @@ from tests.small_families import FAMILIES, Prompts, prompts, small_model
 from torch import Tensor
 
 from perception_r1.training import rollouts
+from perception_r1.training.cpu import packed_linears
 from perception_r1.training.rollouts import prefill_once
 
 GRIDS = [[(4, 4)], [(4, 8), (8, 4)]]
@@ -148,3 +149,20 @@ def test_generate_is_itself_again_afterwards_even_after_an_error() -> None:
         raise RuntimeError("stop")
     assert model.generate == before
     assert "generate" not in vars(model)
+
+
+@torch.no_grad()
+def test_packed_layers_multiply_as_they_did_and_are_given_back() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(96, 130), torch.nn.Linear(130, 64, bias=False), torch.nn.Linear(64, 8).double())
+    states, last = torch.randn(5, 1, 96), torch.randn(3, 64).double()
+    expected = model[:2](states)
+    with packed_linears(model, 5):
+        assert torch.allclose(model[:2](states), expected, rtol=0, atol=1e-6)
+        assert torch.allclose(model[:2](states[:2]), expected[:2], rtol=0, atol=1e-6)  # rows that have finished leave
+        assert "forward" in vars(model[0])
+        assert torch.equal(model[2](last), torch.nn.functional.linear(last, model[2].weight, model[2].bias))
+        assert "forward" not in vars(model[2])  # float64 is not touched
+    assert all("forward" not in vars(layer) for layer in model)
+    model[0].weight.zero_()
+    assert torch.equal(model[0](states), model[0].bias.expand(5, 1, -1))  # and what was packed is forgotten

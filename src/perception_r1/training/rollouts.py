@@ -4,7 +4,7 @@ It is a decoding method for transformers' `generate(custom_generate=…)`, so ev
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from .cpu import packed_linears
 
 
 @contextmanager
@@ -95,27 +97,28 @@ def sample_groups(
     live = torch.arange(len(ids), device=ids.device)
     finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     done, width = False, 0
-    while True:
-        scores = logits[:, -1].float()
-        if len(live) < len(ids):  # processors may keep a state a row, so they see every row
-            scores = scores.new_zeros(len(ids), scores.shape[1]).index_copy(0, live, scores)
-        scores = logits_processor(ids, scores)
-        ids = torch.cat([ids, _next_tokens(scores, finished, generation_config)[:, None]], dim=1)
-        width = width if done else ids.shape[1]  # what is added while others go on is no answer
-        finished = finished | stopping_criteria(ids, None)
-        done = bool(finished.all())
-        if _everyone(done, synced_gpus, ids.device):
-            return ids[:, :width]
-        still = (~finished[live]).nonzero()[:, 0]
-        if len(still) < len(live):
-            still = still if len(still) else still.new_zeros(1)  # a process that waits for others keeps one row
-            cache.batch_select_indices(still)
-            live = live[still]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = call(
-            past_key_values=cache, input_ids=ids[live, -1:], attention_mask=mask[live], position_ids=after[live].expand(3, -1)[:, :, None]
-        ).logits
-        after = after + 1
+    with nullcontext() if synced_gpus else packed_linears(model, len(ids)):
+        while True:
+            scores = logits[:, -1].float()
+            if len(live) < len(ids):  # processors may keep a state a row, so they see every row
+                scores = scores.new_zeros(len(ids), scores.shape[1]).index_copy(0, live, scores)
+            scores = logits_processor(ids, scores)
+            ids = torch.cat([ids, _next_tokens(scores, finished, generation_config)[:, None]], dim=1)
+            width = width if done else ids.shape[1]  # what is added while others go on is no answer
+            finished = finished | stopping_criteria(ids, None)
+            done = bool(finished.all())
+            if _everyone(done, synced_gpus, ids.device):
+                return ids[:, :width]
+            still = (~finished[live]).nonzero()[:, 0]
+            if len(still) < len(live):
+                still = still if len(still) else still.new_zeros(1)  # a process that waits for others keeps one row
+                cache.batch_select_indices(still)
+                live = live[still]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = call(
+                past_key_values=cache, input_ids=ids[live, -1:], attention_mask=mask[live], position_ids=after[live].expand(3, -1)[:, :, None]
+            ).logits
+            after = after + 1
 
 
 def _expand(processors: LogitsProcessorList, group: int) -> None:
