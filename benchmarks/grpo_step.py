@@ -1,17 +1,17 @@
 """Whole GRPO steps, stock TRL and ours in turns: seconds of each phase, or (`--memory`) the memory a step takes.
 
     python benchmarks/grpo_step.py --group 8 16 32 --answer-tokens 40 --pixels 448x448 --json step.json
-    python benchmarks/grpo_step.py --group 8 --answer-tokens 512 2048
+    python benchmarks/grpo_step.py --model shallow --group 8 --answer-tokens 512 2048
     python benchmarks/grpo_step.py --group 8 --pixels 1000000
     python benchmarks/grpo_step.py --memory --group 8 16 32
     python benchmarks/grpo_step.py --device cuda --model qwen2-vl-2b --pixels 1000000 --group 8 16 [--memory]
 
 Each arm is `trainer.train()` in a process of its own, and each does a step while the other waits: trl.GRPOTrainer, and our
 GroupSharedTrainer with the same model, data, seed and settings (two prompts a step by gradient accumulation, as in the paper, unless
---prompts says otherwise; KL with beta 0.04, AdamW, every answer exactly as long as asked). `prototype` is a Qwen2-VL of 38 M random parameters in float32, with the bundled policy's tokenizer (2,980 tokens,
-so that the head weighs as little as it does in a large model); `qwen2-vl-2b` is the real shape and vocabulary with random weights in
-bfloat16 and gradient checkpointing (needs PERCEPTION_R1_DATA). Both arms keep freed memory (`training/cpu.py`) while they
-are timed; when their memory is measured neither does, and each step starts with all free memory returned.
+--prompts says otherwise; KL with beta 0.04, AdamW, every answer exactly as long as asked). `prototype` is a Qwen2-VL of 38 M random
+parameters in float32, with the bundled policy's tokenizer (2,980 tokens, so that the head weighs as little as it does in a large model),
+`shallow` the same with 2 of its 8 text layers; `qwen2-vl-2b` is the real shape and vocabulary with random weights in bfloat16 and
+gradient checkpointing (needs PERCEPTION_R1_DATA). Timed arms keep freed memory (`training/cpu.py`); with --memory a step starts without any.
 """
 
 import argparse
@@ -63,8 +63,7 @@ class Case:
     folder: str
     """The model's."""
     group: int
-    prompts: int
-    """A step's, one after the other: gradient accumulation."""
+    prompts: int  # a step's, one after the other: gradient accumulation
     answer_tokens: int
     pixels: str
     """WxH: pictures of that size, not resized. A number: larger pictures, which the processor resizes to about so many pixels."""
@@ -321,9 +320,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[2], help="prompts a step; the paper accumulates 2")
     parser.add_argument("--answer-tokens", type=int, nargs="+", default=[40])
     parser.add_argument("--pixels", nargs="+", default=["448x448"], help="WxH, or a number to which larger pictures are resized")
-    parser.add_argument("--steps", type=int, default=5, help="steps measured, after the warm-up")
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    for name, default, said in (("--steps", 5, "steps measured, after the warm-up"), ("--warmup", 1, None), ("--threads", 2, None)):
+        parser.add_argument(name, type=int, default=default, help=said)
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=None, help="default: with qwen2-vl-2b only")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time, one arm after the other")
     parser.add_argument("--json", type=Path, help="a file for every figure")
@@ -331,25 +329,22 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     large = options.model == "qwen2-vl-2b"
     checkpointing = large if options.checkpointing is None else options.checkpointing
-    same = {"device": options.device, "bf16": large, "checkpointing": checkpointing, "memory": options.memory, "warmup": options.warmup}
+    same = {name: getattr(options, name) for name in ("device", "memory", "warmup", "steps", "threads")}
+    same |= {"bf16": large, "checkpointing": checkpointing}
     print(f"{options.model} on {options.device}, gradient checkpointing {'on' if checkpointing else 'off'}, medians of {options.steps} steps")
     results = []
     _hush()
     with tempfile.TemporaryDirectory() as folder:
         build_model(options.model, Path(folder), options.device)
-        for pixels in options.pixels:
-            for answer_tokens in options.answer_tokens:
-                for group, prompts in itertools.product(options.group, options.prompts):
-                    chosen = {"pixels": pixels, "answer_tokens": answer_tokens, "group": group, "prompts": prompts}
-                    chosen |= {"steps": options.steps, "threads": options.threads}
-                    case = Case(folder=folder, **same, **chosen)
-                    turns = [("stock",), ("ours",)] if options.memory else [("stock", "ours")]
-                    found = {arm: rows for arms in turns for arm, rows in take_turns(case, arms).items()}
-                    results.append(summed_up(case, found, options.model))
-                    print_case(results[-1])
-                    if options.json:  # after each case, so that a long run that is stopped keeps what it has
-                        options.json.parent.mkdir(parents=True, exist_ok=True)
-                        options.json.write_text(json.dumps({"settings": settings_of(options), "cases": results}, indent=1))
+        for pixels, answer_tokens, group, prompts in itertools.product(options.pixels, options.answer_tokens, options.group, options.prompts):
+            case = Case(folder=folder, pixels=pixels, answer_tokens=answer_tokens, group=group, prompts=prompts, **same)
+            turns = [("stock",), ("ours",)] if options.memory else [("stock", "ours")]
+            found = {arm: rows for arms in turns for arm, rows in take_turns(case, arms).items()}
+            results.append(summed_up(case, found, options.model))
+            print_case(results[-1])
+            if options.json:  # after each case, so that a long run that is stopped keeps what it has
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps({"settings": settings_of(options), "cases": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/random_model.py prototype FOLDER
 
 `prototype`: 38 M parameters in float32 (8 text layers of width 512, 6 vision layers of width 256) with the bundled policy's tokenizer.
+`shallow`: the same with 2 text layers, for answers so long that the prototype would take hours.
 `qwen2-vl-2b`: the real config, tokenizer and chat template, from PERCEPTION_R1_DATA, in bfloat16.
 """
 
@@ -24,7 +25,7 @@ from transformers import (
 
 from perception_r1.policy import tiny
 
-MODELS = ("prototype", "qwen2-vl-2b")
+MODELS = ("prototype", "shallow", "qwen2-vl-2b")
 DATA = Path(os.environ.get("PERCEPTION_R1_DATA") or Path(__file__).parents[2] / "shared" / "data")
 REAL = DATA / "qwen_tokenizer_config"
 VOCABULARY = 3008
@@ -36,15 +37,16 @@ def config_of(model: str, **tokens: Any) -> Qwen2VLConfig:
     if model == "qwen2-vl-2b":
         return Qwen2VLConfig(**json.loads((REAL / "qwen2_vl_2b_config.json").read_text()))
     rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
-    text = {"vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
-    text |= {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_parameters": rope, "bos_token_id": None, "eos_token_id": None}
+    text = {"vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+    text |= {"num_hidden_layers": 2 if model == "shallow" else 8, "num_key_value_heads": 2}
+    text |= {"tie_word_embeddings": True, "rope_parameters": rope, "bos_token_id": None, "eos_token_id": None}
     vision = {"depth": 6, "embed_dim": 256, "hidden_size": 512, "num_heads": 4, "mlp_ratio": 4, "patch_size": 14}
     return Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
 
 
 def _tokenizer(model: str, folder: Path) -> tuple[Any, str]:
     """The tokenizer and the chat template."""
-    if model == "prototype":
+    if model != "qwen2-vl-2b":
         return tiny.make_tokenizer(), tiny.CHAT_TEMPLATE
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (folder / file).write_bytes((REAL / file).read_bytes())
@@ -65,7 +67,7 @@ def build_model(model: str, folder: Path, device: str = "cpu") -> None:
         raise ValueError(f"{len(tokenizer)} tokens do not fit into a head of {config.get_text_config().vocab_size}")
     torch.manual_seed(0)
     with torch.device(device):
-        weights = Qwen2VLForConditionalGeneration(config).to(torch.float32 if model == "prototype" else torch.bfloat16)
+        weights = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16 if model == "qwen2-vl-2b" else torch.float32)
     weights.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     weights.save_pretrained(folder)
 

@@ -45,7 +45,7 @@ def along(cases: Sequence[Case], axis: str) -> list[Case]:
     """The largest set of cases that differ along `axis` only, in its order; a case measured twice counts as last measured."""
     sets: dict[tuple[Any, ...], dict[Any, Case]] = defaultdict(dict)
     for case in cases:
-        others = tuple(case[name] for name in (*AXES, "device", "model", "checkpointing", "threads") if name != axis)
+        others = tuple(case[name] for name in (*AXES, "prompts", "device", "model", "checkpointing", "threads") if name != axis)
         sets[others][case[axis]] = case
     most = max(sets.values(), key=len, default={})
     return [most[value] for value in sorted(most)]
