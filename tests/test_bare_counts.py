@@ -14,7 +14,7 @@ from perception_r1.data.check import check_file, counts_right
 from perception_r1.data.mixture import load_data
 from perception_r1.data.samples import write_samples
 from perception_r1.dialects import DIALECTS
-from perception_r1.evaluation.metrics import statistics
+from perception_r1.evaluation.metrics import Reading, statistics
 from perception_r1.evaluation.probe import log10_mean_factorial, perplexities
 from perception_r1.evaluation.report import write_report
 from perception_r1.evaluation.run import evaluate
@@ -63,7 +63,7 @@ def test_counts_and_places_are_not_averaged_into_one_figure(file: Path) -> None:
     bare = load_data(str(file))[1]
     placed = Sample(**{**bare.__dict__, "id": "p", "truth": Truth(points=[[1, 2]], labels=("goose",))})
     with pytest.raises(BadData, match="2 by its count and p by its points: split the file"):
-        statistics(make_task("counting"), [bare, placed], [Answer(), Answer()], ["stop", "stop"])
+        statistics(make_task("counting"), [bare, placed], [Reading(Answer()), Reading(Answer())])
 
 
 def test_the_check_accepts_it_in_every_dialect_and_says_what_it_is_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,12 +123,14 @@ class Sample:
 class Answer:
     """What a completion says: `boxes` (N, 4) in original pixels with N `labels`, or `text`.
 
+    `scores` (N,) are a detector's confidences; None where there are none, as language models write none.
     `bad` counts items that were written but cannot be a box; each is a prediction that matches nothing.
     `exact` tells whether the completion was the demanded structure and nothing else.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     labels: tuple[str, ...] = ()
+    scores: np.ndarray | None = None
     bad: int = 0
     exact: bool = True
     text: str = ""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,22 +13,17 @@ from rich.table import Table
 from .. import versions as installed_versions
 from ..data.mixture import load_data
 from ..data.rows import sample_to_row
-from ..data.samples import open_image, read_rows, read_samples, replacing, unique
+from ..data.samples import open_image, read_samples, replacing, unique
 from ..dialects import frame_of
 from ..records import BadData, Frame, Sample
-from ..tasks import Task, make_task
-from .metrics import read_answers, summarise
+from ..tasks import TASKS, Task, make_task
+from .breakdown import breakdown
+from .metrics import Reading, check_installed, read_completion, statistics, strict_statistics, strictly, summarise
+from .per_sample import per_sample_rows, write_per_sample
+from .predictions import COCO_RESULTS, Predictions, Written, file_hash, read_predictions
 
-FINISHES = ("stop", "length")
 Progress = Callable[[int, int], None]
 """Called with how many answers there are and how many there will be."""
-
-
-class Written(NamedTuple):
-    """What a model wrote: the completion, and whether it stopped ("stop") or was cut off ("length")."""
-
-    completion: str
-    finish: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +58,7 @@ def evaluate(
     output: str | Path,
     model: str | Path | None = None,
     predictions: str | Path | None = None,
+    categories: str | Path | None = None,
     task: str | None = None,
     dialect: str | None = None,
     thinking: bool | None = None,
@@ -80,9 +76,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a model, or a file of answers, on samples of one task; returns what it wrote to `output`/metrics.json.
 
-    Exactly one of `model` (folder or hub id) and `predictions` (answers.jsonl; without `data`, lines that also hold the
-    sample). What is left None comes from the model's perception_r1.json and config, else from the package's defaults.
-    Answers go to `output`/answers.jsonl as they come. Raises BadData for unusable input, OSError for an unwritable output.
+    Exactly one of `model` (folder or hub id) and `predictions` (see `read_predictions`; without `data`, lines that also hold
+    the sample). What is left None comes from the model's perception_r1.json and config, else from the package's defaults.
+    Answers go to `output`/answers.jsonl as they come, and what each is worth to `output`/per_sample.jsonl.
+    Raises BadData for unusable input, OSError for an unwritable output.
     """
     settings = Settings(
         dialect=dialect or "qwen2-vl", thinking=bool(thinking), batch_size=batch_size, max_new_tokens=max_new_tokens, limit=limit,
@@ -92,26 +89,42 @@ def evaluate(
     samples = everything[:limit]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    check_installed(make_task(samples[0].task))
+    given = None if predictions is None else read_predictions(predictions, everything, categories)
     if model is not None:
         options = {"dialect": dialect, "device": device, "dtype": dtype, "min_pixels": min_pixels, "max_pixels": max_pixels}
         backend = load_backend(model, samples, **options)
         thinks = bool(backend.settings.get("thinking")) if thinking is None else thinking
         settings = replace(settings, dialect=backend.dialect.name, thinking=thinks)
         about = {"name": backend.name, "model_type": backend.model_type, "device": str(backend.device), "dtype": str(backend.dtype)}
-    else:
-        written = read_completions(Path(str(predictions)), everything)
-        about = {"predictions": str(predictions), "sha256": _file_hash(str(predictions)), "without_answer": sum(s.id not in written for s in samples)}
-    made = make_task(samples[0].task, dialect=settings.dialect, thinking=settings.thinking)
-    source = _from_model(backend, made, samples, settings) if model is not None else _from_file(written, made, samples, settings)
+    elif given is not None:
+        settings = _declared(settings, given, dialect)
+        about = {"predictions": given.path, "sha256": given.sha256, "without_answer": sum(s.id not in given.written for s in samples)}
+    spoken = "plain" if settings.dialect == COCO_RESULTS else settings.dialect
+    made = make_task(samples[0].task, dialect=spoken, thinking=settings.thinking)
+    source = _from_model(backend, made, samples, settings) if given is None else _from_file(given.written, made, samples, settings)
     answers, frames = _collect(source, samples, folder / "answers.jsonl", on_progress)
-    result = _result(made, samples, answers, frames, settings, {"data": about_data(data or str(predictions), samples), "model": about})
+    readings = _read(made, samples, answers, frames, given)
+    result = _result(made, samples, readings, settings, {"data": about_data(data or str(predictions), samples), "model": about}, folder)
+    result["notes"] = [*(given.notes(samples) if given else ()), *_doubts(result)]
     write_metrics(result, folder / "metrics.json")
-    Console().print(metrics_table(result["metrics"], f"{made.name}, {len(samples):,} samples"))
-    if missing := about.get("without_answer"):
-        Console().print(f"{missing} of {len(samples)} samples have no answer in {predictions}: each counts as wrong")
-    if result["metrics"]["parse_failure_rate"]["value"] == 1:
-        Console().print(f"no answer could be read: is {settings.dialect} (--dialect) how they write boxes?")
+    print_result(result)
     return result
+
+
+def _declared(settings: Settings, given: Predictions, dialect: str | None) -> Settings:
+    if given.answers is None:
+        return settings
+    if dialect is not None:
+        raise BadData(f"{given.path}: found dialect {dialect} named for COCO results, which state their boxes themselves: leave --dialect out")
+    return replace(settings, dialect=COCO_RESULTS, thinking=False)
+
+
+def _doubts(result: Mapping[str, Any]) -> list[str]:
+    dialect = result["settings"]["dialect"]
+    if result["metrics"]["parse_failure_rate"]["value"] < 1:
+        return []
+    return [f"no answer could be read: is {dialect} (--dialect) how they write boxes?"] if result["task"] != "ocr" else ["every answer is empty"]
 
 
 Source = Iterator[tuple[Written, Frame]]
@@ -153,13 +166,28 @@ def _collect(source: Source, samples: Sequence[Sample], path: Path, on_progress:
     return answers, frames
 
 
+def _read(
+    task: Task, samples: Sequence[Sample], written: Sequence[Written], frames: Sequence[Frame], given: Predictions | None
+) -> list[Reading]:
+    if given is not None and given.answers is not None:
+        lengths = [len(answer.completion) for answer in written]
+        return [Reading(given.answers[sample.id], length=length) for sample, length in zip(samples, lengths, strict=True)]
+    return [read_completion(task, answer.completion, answer.finish, frame) for answer, frame in zip(written, frames, strict=True)]
+
+
 def _result(
-    task: Task, samples: Sequence[Sample], written: Sequence[Written], frames: Sequence[Frame], settings: Settings, about: Mapping[str, Any]
+    task: Task, samples: Sequence[Sample], readings: Sequence[Reading], settings: Settings, about: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    answers = read_answers(task, [answer.completion for answer in written], frames)
-    finishes = [answer.finish for answer in written]
-    found = summarise(task, samples, answers, finishes, seed=settings.seed, resamples=settings.resamples, ap_resamples=settings.ap_resamples)
-    return {"task": task.name, **about, "settings": asdict(settings), "versions": versions(), "metrics": found}
+    stats, strict = statistics(task, samples, readings), strictly(readings)
+    write_per_sample(per_sample_rows(task, samples, readings, stats), folder)
+    options = {"seed": settings.seed, "resamples": settings.resamples, "ap_resamples": settings.ap_resamples}
+    found = {"metrics": summarise(task, samples, readings, stats, **options)}
+    if any(now is not was for now, was in zip(strict, readings, strict=True)):
+        found["strict"] = summarise(task, samples, strict, strict_statistics(task, samples, readings, stats), **options)
+    else:
+        found["strict"] = found["metrics"]
+    found["breakdown"] = breakdown(task, samples, readings, stats)
+    return {"task": task.name, **about, "settings": asdict(settings), "versions": versions(), **found}
 
 
 def load_samples(data: str | None, model: str | Path | None, predictions: str | Path | None, task: str | None = None) -> Sequence[Sample]:
@@ -175,36 +203,10 @@ def load_samples(data: str | None, model: str | Path | None, predictions: str | 
     return samples
 
 
-def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written]:
-    """Answers by sample id from an answers file. Samples may lack one; raises BadData, naming the line, for an id that is no
-    sample's or occurs twice, and for a row that is not `{"id", "completion", "finish"}` (`finish` may be absent: "stop").
-    """
-    wanted, found = {sample.id for sample in samples}, {}
-    for where, row in read_rows(path):
-        if isinstance(row, BadData):
-            raise row
-        if not isinstance(row, Mapping) or not isinstance(row.get("id"), str) or not isinstance(row.get("completion"), str):
-            raise BadData(f'{where}: found {row!r:.80}, expected {{"id": text, "completion": text, "finish": "stop" or "length"}}')
-        name, finish = row["id"], row.get("finish") or "stop"
-        if finish not in FINISHES:
-            raise BadData(f"{where}: sample {name!r}: found finish {finish!r}, expected stop or length")
-        if name in found:
-            raise BadData(f"{where}: sample {name!r} is answered twice, expected one answer for each id")
-        if name not in wanted:
-            raise BadData(f"{where}: found an answer for {name!r}, which is not among the {len(wanted)} samples: name the sample file it belongs to")
-        found[name] = Written(row["completion"], finish)
-    return found
-
-
-def _file_hash(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
     """Path, number of samples, and sha256: of the file, or where the spec is no file, of its rows without image paths."""
     if Path(spec).is_file():
-        return {"path": spec, "sha256": _file_hash(spec), "samples": len(samples)}
+        return {"path": spec, "sha256": file_hash(spec), "samples": len(samples)}
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(json.dumps(sample_to_row(sample, sample.root) | {"image": ""}, sort_keys=True).encode())
@@ -213,13 +215,28 @@ def about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of those installed packages that the figures may depend on."""
-    return installed_versions("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "torch", "transformers", "trl")
+    return installed_versions("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "nltk", "jieba", "torch", "transformers", "trl")
 
 
 def write_metrics(result: Mapping[str, Any], path: Path) -> None:
     """Writes a metrics.json, whole or not at all. Raises ValueError for a NaN: an undefined figure is null."""
     with replacing(path) as part:
         part.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """The table of a run for the terminal, the main metric under strict reading as well, and the notes."""
+    main = main_metric(result["task"], result["metrics"])
+    rows = {**result["metrics"], f"{main} (strict)": result["strict"][main]}
+    Console().print(metrics_table(rows, f"{result['task']}, {result['data']['samples']:,} samples"))
+    for note in result["notes"]:
+        Console().print(note)
+
+
+def main_metric(task: str, metrics: Mapping[str, Any]) -> str:
+    """The task's main metric, or where the truth does not admit it the first that is there."""
+    main = TASKS[task].MAIN_METRIC
+    return main if main in metrics else next(iter(metrics))
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> Table:

@@ -9,6 +9,7 @@ the centres; r is half the diagonal of the true box, or 5 % of the image's diago
 truth is a bare count, the number of boxes is measured and no reward is defined (docs/decisions/0007).
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -37,13 +38,14 @@ class Counting(BoxTask):
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         truth = true_objects(sample)
         error = float(answer.count - len(truth) if answer else max(len(truth), 1))  # malformed: as far off as nothing, and never right
-        found = {"count_acc": float(answer is not None and error == 0), "count_mae": abs(error), "squared": error**2}
+        found = {"count_acc": float(answer is not None and error == 0), "count_within1": float(answer is not None and abs(error) <= 1)}
+        found |= {"count_mae": abs(error), "squared": error**2}
         if truth.count is not None:  # it says how many there are, and not where
             return found
         return found | {"distance_score": distance_score(answer, truth, float(np.hypot(sample.width, sample.height)), "hungarian") if answer else 0.0}
 
-    def metrics(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        plain = {name: means[name] for name in ("count_acc", "count_mae", "distance_score") if name in means}
+    def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plain = {name: means[name] for name in ("count_acc", "count_within1", "count_mae", "distance_score") if name in means}
         return plain | {"count_rmse": np.sqrt(means["squared"])}
 
 

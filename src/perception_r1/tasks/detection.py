@@ -8,6 +8,7 @@
 S is the greatest Σφ over one-to-one pairs of N predictions and M truths; H the most such pairs with φ ≥ 0.5.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..primitives.boxes import pairwise_iou
 from ..primitives.matching import total_and_hits
 from ..records import Answer, Frame, Sample, Truth
 from .task import BoxTask, canonical_order, same_names, true_objects
+
+THRESHOLDS = (0.5, 0.75)
 
 COCO_NAMES = tuple(
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,cat,dog,"
@@ -59,8 +62,18 @@ class Detection(BoxTask):
         truth = true_objects(sample)
         counts = {"predicted": float(answer.count if answer else 0), "true": float(len(truth))}
         plain = Detection(dialect=self.dialect)
-        return counts | {f"hits@{at}": float(plain._matched(answer, truth, named=True, threshold=at)[1]) if answer else 0.0 for at in (0.5, 0.75)}
+        return counts | {f"hits@{at}": float(plain._matched(answer, truth, named=True, threshold=at)[1]) if answer else 0.0 for at in THRESHOLDS}
 
-    def metrics(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        objects = means["predicted"] + means["true"]
-        return {f"f1@{at}": np.divide(2 * means[f"hits@{at}"], objects, out=np.ones_like(objects), where=objects > 0) for at in (0.5, 0.75)}
+    def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        predicted, true = means["predicted"], means["true"]
+        found = {}
+        for at in THRESHOLDS:
+            hits = means[f"hits@{at}"]
+            found |= {f"f1@{at}": share(2 * hits, predicted + true, predicted + true == 0)}
+            found |= {f"precision@{at}": share(hits, predicted, true == 0), f"recall@{at}": share(hits, true, predicted == 0)}
+        return found
+
+
+def share(part: np.ndarray, whole: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """part / whole; where the whole is nothing, 1 if that is `right` (nothing there and nothing predicted), else 0."""
+    return np.divide(part, whole, out=right.astype(np.float64), where=whole > 0)

@@ -8,7 +8,7 @@ A phrase may name nothing in the image; then the written empty answer (`none`, o
 `iou_shape` changes what the reward makes of the IoU, for comparison: its square (as in the paper's code), (1 + GIoU) / 2, or 1 from 0.5 on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -58,7 +58,7 @@ class Grounding(BoxTask):
         iou = iou_with_truth(answer, sample.truth) if answer else 0.0
         return {"mean_iou": iou} | {f"acc@{threshold}": float(iou >= threshold) for threshold in THRESHOLDS}
 
-    def metrics(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         accuracy = {f"acc@{threshold}": means[f"acc@{threshold}"] for threshold in THRESHOLDS}
         return accuracy | {"acc@avg": np.mean(list(accuracy.values()), axis=0), "mean_iou": means["mean_iou"]}
 

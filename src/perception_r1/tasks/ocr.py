@@ -5,18 +5,25 @@
     reward   format (1: some text, in the demanded tags) + edit = 1 − Levenshtein distance / longer length, in characters
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from ..primitives.text import normalised_edit_distance
+import numpy as np
+
+from ..primitives.text import edits, normalised_edit_distance, set_agreement
 from ..records import Answer, BadData, Frame, Malformed, Sample, Truth
 from .task import Task
+from .words import bleu, meteor, meteor_name, split_words
+
+PAGE_METRICS = ("edit_distance", "f1", "precision", "recall", "bleu", "meteor", "meteor_without_synonyms")
+"""Means over pages; the rates `cer` and `wer` are edits over the true length of all pages together."""
 
 
 class Ocr(Task):
     name: ClassVar[str] = "ocr"
     TERMS: ClassVar = {"format": (0.0, 1.0), "edit": (0.0, 1.0)}
     MAIN_METRIC: ClassVar[str] = "edit_distance"
-    LOWER_IS_BETTER: ClassVar = frozenset({"edit_distance"})
+    LOWER_IS_BETTER: ClassVar = frozenset({"edit_distance", "cer", "wer"})
 
     def question(self, sample: Sample) -> str:
         return "OCR this image."
@@ -38,7 +45,18 @@ class Ocr(Task):
         return {"format": float(answer.exact), "edit": 1 - edit_distance(answer, truth)}
 
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
-        return {"edit_distance": edit_distance(answer, sample.truth) if answer else 1.0}
+        true = str(sample.truth.text).strip()
+        found = answer.text if answer else ""
+        found_words, true_words = split_words(found, true)
+        f1, precision, recall = set_agreement(found_words, true_words)
+        scores = {"edit_distance": normalised_edit_distance(found, true), "f1": f1, "precision": precision, "recall": recall}
+        scores |= {"bleu": bleu(found_words, true_words), meteor_name(): meteor(found_words, true_words)}
+        lengths = {"characters": float(len(true)), "words": float(len(true_words))}
+        return scores | lengths | {"character_edits": float(edits(found, true)), "word_edits": float(edits(found_words, true_words))}
+
+    def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pages = {name: value for name, value in means.items() if name in PAGE_METRICS}
+        return pages | {"cer": means["character_edits"] / means["characters"], "wer": means["word_edits"] / means["words"]}
 
 
 def edit_distance(answer: Answer, truth: Truth) -> float:

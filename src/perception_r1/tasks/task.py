@@ -187,8 +187,13 @@ def same_names(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     [[True], [False]]
     """
     codes: dict[str, int] = {}
-    a_N, b_M = (np.array([codes.setdefault(" ".join(name.split()).casefold(), len(codes)) for name in names], dtype=int) for names in (a, b))
+    a_N, b_M = (np.array([codes.setdefault(plain_name(name), len(codes)) for name in names], dtype=int) for names in (a, b))
     return a_N[:, None] == b_M[None]
+
+
+def plain_name(name: str) -> str:
+    """A label as it is compared: without differences of case and white space."""
+    return " ".join(name.split()).casefold()
 
 
 def _inside_thought(text: str) -> bool:

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from ..data.mixture import load_data
 from ..data.samples import open_image
+from ..evaluation.average_precision import coco_ap_difference
 from ..evaluation.backends import read_settings
-from ..evaluation.metrics import coco_ap_difference, paired_difference, read_answers, statistics
+from ..evaluation.metrics import Reading, paired_difference, read_completion, statistics
+from ..evaluation.predictions import read_completions
 from ..evaluation.report import write_report
 from ..evaluation.run import evaluate, write_metrics
 from ..records import Answer, BadData
@@ -60,11 +62,10 @@ class Comparison:
             **self.pixels,
         )  # fmt: skip
 
-    def _answers(self, when: str) -> tuple[list[Answer | None], list[str]]:
-        rows = [json.loads(line) for line in (self.output / when / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    def _readings(self, when: str) -> list[Reading]:
+        written = read_completions(self.output / when / "answers.jsonl", self.samples)
         frame = processor_frame(self.ready.processor, self.ready.dialect)
-        answers = read_answers(self.task, [row["completion"] for row in rows], [frame(sample) for sample in self.samples])
-        return answers, [row["finish"] for row in rows]
+        return [read_completion(self.task, *written[sample.id], frame(sample)) for sample in self.samples]
 
     def report(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.json` (after, with before and the paired difference) and `report.html`; prints the table."""
@@ -82,12 +83,12 @@ class Comparison:
         Console().print(f"checkpoint, rollouts.parquet and [bold]{path}[/]")
 
     def _compared(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        before, after = self._answers("before"), self._answers("after")
-        measured = [statistics(self.task, self.samples, *given) for given in (before, after)]
-        paired = paired_difference(self.task, *measured, seed=self.args.seed)
+        readings = [self._readings(when) for when in ("before", "after")]
+        before, after = ([reading.answer for reading in some] for some in readings)
+        paired = paired_difference(self.task, *(statistics(self.task, self.samples, some) for some in readings), seed=self.args.seed)
         if self.task.name == "detection":
-            paired = coco_ap_difference(self.samples, before[0], after[0], seed=self.args.seed) | paired
-        return paired, self._pictures(before[0], after[0])
+            paired = coco_ap_difference(self.samples, before, after, seed=self.args.seed) | paired
+        return paired, self._pictures(before, after)
 
     def _table(self, paired: Mapping[str, Any]) -> Table:
         table = Table("metric", "before RL", "after RL", "paired difference", title=f"{len(self.samples):,} held-out samples, greedy, 95 % intervals")

@@ -1,0 +1,190 @@
+"""Answers from files: our JSONL, COCO results JSON with scores, or a folder with one text a page. No model, no torch.
+
+    answers.jsonl   {"id": "coco-42", "completion": "…", "finish": "stop"}     text, read by the dialect that is named
+    results.json    [{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.236}, …]   COCO's own
+    folder          ID.txt for the sample ID                                   a page's text
+"""
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.coco import read_instances
+from ..data.samples import read_json, read_rows
+from ..records import Answer, BadData, Sample
+from ..tasks.detection import COCO_NAMES
+
+FINISHES = ("stop", "length")
+COCO_RESULTS = "coco-results"
+"""What metrics.json names as the dialect of answers that are no text."""
+COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+"""The category ids of COCO_NAMES, in order: ten of COCO's ninety were never used."""
+
+
+class Written(NamedTuple):
+    """What a model wrote: the completion, and whether it stopped ("stop") or was cut off ("length")."""
+
+    completion: str
+    finish: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Answers by sample id. `answers` is None where they are text that a dialect reads."""
+
+    path: str
+    sha256: str
+    written: Mapping[str, Written]
+    answers: Mapping[str, Answer] | None = None
+    """Of every sample, where the format itself says what the boxes are."""
+
+    def notes(self, samples: Sequence[Sample]) -> list[str]:
+        """What a reader must know about the samples that the file does not answer."""
+        missing = sum(sample.id not in self.written for sample in samples)
+        if not missing:
+            return []
+        of = f"{missing:,} of {len(samples):,}"
+        if self.answers is not None:
+            return [f"{of} images have no detection in {self.path}: nothing was found there, and they count"]
+        return [f"{of} samples have no answer in {self.path}: each counts as wrong"]
+
+
+def read_predictions(path: str | Path, samples: Sequence[Sample], categories: str | Path | None = None) -> Predictions:
+    """The answers of a file to `samples`: a folder holds texts, a name that ends in .json COCO results, any other lines of ours.
+
+    `categories` is an instances JSON that says what COCO results mean by their category ids, for samples with a label set of
+    their own. Raises BadData for an answer that belongs to no sample, and for what is not of its form.
+    """
+    path = Path(path)
+    if categories is not None and path.suffix != ".json":
+        raise BadData(f"{path}: found categories named for it, expected that for COCO results (.json) alone")
+    if path.is_dir():
+        return Predictions(path=str(path), sha256=_folder_hash(path), written=read_texts(path, samples))
+    if path.suffix == ".json":
+        written, answers = read_coco_results(path, samples, categories)
+        return Predictions(path=str(path), sha256=file_hash(path), written=written, answers=answers)
+    return Predictions(path=str(path), sha256=file_hash(path), written=read_completions(path, samples))
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.txt")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+# --- lines of ours ---------------------------------------------------------------------------------------------------
+def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written]:
+    """Answers by sample id from an answers file. Samples may lack one; raises BadData, naming the line, for an id that is no
+    sample's or occurs twice, and for a row that is not `{"id", "completion", "finish"}` (`finish` may be absent: "stop").
+    """
+    wanted, found = {sample.id for sample in samples}, {}
+    for where, row in read_rows(path):
+        if isinstance(row, BadData):
+            raise row
+        if not isinstance(row, Mapping) or not isinstance(row.get("id"), str) or not isinstance(row.get("completion"), str):
+            raise BadData(f'{where}: found {row!r:.80}, expected {{"id": text, "completion": text, "finish": "stop" or "length"}}')
+        name, finish = row["id"], row.get("finish") or "stop"
+        if finish not in FINISHES:
+            raise BadData(f"{where}: sample {name!r}: found finish {finish!r}, expected stop or length")
+        if name in found:
+            raise BadData(f"{where}: sample {name!r} is answered twice, expected one answer for each id")
+        if name not in wanted:
+            raise BadData(f"{where}: found an answer for {name!r}, which is not among the {len(wanted)} samples: name the sample file it belongs to")
+        found[name] = Written(row["completion"], finish)
+    return found
+
+
+# --- one text a page -------------------------------------------------------------------------------------------------
+def read_texts(folder: Path, samples: Sequence[Sample]) -> dict[str, Written]:
+    """Answers by sample id from files `ID.txt` of a folder, UTF-8. Samples may lack one; raises BadData for a file of no sample."""
+    if other := next((sample for sample in samples if sample.task != "ocr"), None):
+        raise BadData(f"{folder}: found a folder of texts for sample {other.id!r} of task {other.task}, expected that for ocr: name answers.jsonl")
+    wanted, found = {sample.id for sample in samples}, {}
+    for path in sorted(folder.rglob("*.txt")):
+        name = path.relative_to(folder).as_posix().removesuffix(".txt")
+        if name not in wanted:
+            raise BadData(f"{path}: found a text for {name!r}, which is not among the {len(wanted)} samples: expected ID.txt with the id of a sample")
+        try:
+            found[name] = Written(path.read_text(encoding="utf-8"), "stop")
+        except UnicodeDecodeError as problem:
+            raise BadData(f"{path}: found bytes that are not UTF-8 ({problem.reason}), expected a page's text") from problem
+    return found
+
+
+# --- COCO results ----------------------------------------------------------------------------------------------------
+def read_coco_results(
+    path: Path, samples: Sequence[Sample], categories: str | Path | None = None
+) -> tuple[dict[str, Written], dict[str, Answer]]:
+    """Detections by sample id, as text (the image's rows) for those that have some, and as an answer with scores for every sample.
+
+    A row belongs to the sample whose id is its image_id, or `coco-` and its image_id, as our COCO reader names it. An image
+    without a row is one where nothing was found. Boxes are x, y, width, height in original pixels. Raises BadData.
+    """
+    if other := next((sample for sample in samples if sample.task != "detection"), None):
+        raise BadData(f"{path}: found COCO results for sample {other.id!r} of task {other.task}, expected detection samples: name answers.jsonl")
+    rows, names = read_json(path, "COCO results"), _category_names(samples, categories)
+    if not isinstance(rows, list):
+        raise BadData(f'{path}: found {str(rows)[:60]}, expected a list of {{"image_id", "category_id", "bbox", "score"}}')
+    wanted = {sample.id.removeprefix("coco-"): sample.id for sample in samples}
+    if len(wanted) < len(samples):
+        raise BadData(f"{path}: found two samples whose ids name the same image of it, expected one sample an image")
+    grouped: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        grouped[wanted[_image(row, f"{path}: row {index}", wanted, names)]].append(row)
+    answers = {sample.id: _answer(grouped.get(sample.id, []), names) for sample in samples}
+    return {name: Written(json.dumps(found, ensure_ascii=False), "stop") for name, found in grouped.items()}, answers
+
+
+def _category_names(samples: Sequence[Sample], categories: str | Path | None) -> dict[Any, str]:
+    if categories is not None:
+        try:
+            return {entry["id"]: str(entry["name"]) for entry in read_instances(Path(categories))["categories"]}
+        except (KeyError, TypeError) as problem:
+            raise BadData(f"{categories}: found a category without id or name, expected COCO's instances JSON") from problem
+    if own := next((sample for sample in samples if sample.categories is not None), None):
+        raise BadData(
+            f"sample {own.id!r} has categories of its own, whose ids COCO results do not tell: "
+            "name the instances JSON that has them with --categories"
+        )
+    return dict(zip(COCO_IDS, COCO_NAMES, strict=True))
+
+
+def _image(row: Any, where: str, wanted: Mapping[str, str], names: Mapping[Any, str]) -> str:
+    """The image that a row is about, once every field of it is right."""
+    if not isinstance(row, Mapping) or not {"image_id", "category_id", "bbox", "score"} <= row.keys():
+        raise BadData(f'{where}: found {str(row)[:80]}, expected {{"image_id", "category_id", "bbox", "score"}}')
+    box = row["bbox"]
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_finite, box)) and min(box[2:]) >= 0):
+        raise BadData(f"{where}: found bbox {str(box)[:80]}, expected [x, y, width, height], finite, sizes of at least 0")
+    if not _finite(row["score"]):
+        raise BadData(f"{where}: found score {str(row['score'])[:40]}, expected a finite number")
+    if not isinstance(row["category_id"], (int, str)) or row["category_id"] not in names:
+        raise BadData(f"{where}: found category_id {str(row['category_id'])[:40]}, expected one of {', '.join(map(str, list(names)[:5]))}, …")
+    if str(row["image_id"]) not in wanted:
+        raise BadData(f"{where}: found image_id {str(row['image_id'])[:40]}, which is not among the {len(wanted)} samples: name their sample file")
+    return str(row["image_id"])
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _answer(rows: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> Answer:
+    boxes_N4 = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    boxes_N4[:, 2:] += boxes_N4[:, :2]
+    scores_N = np.array([row["score"] for row in rows], dtype=np.float64)
+    return Answer(boxes=boxes_N4, labels=tuple(names[row["category_id"]] for row in rows), scores=scores_N)
