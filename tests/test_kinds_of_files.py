@@ -15,6 +15,7 @@ from perception_r1.data.pixmo import pixmo_samples
 from perception_r1.data.refcoco import refcoco_samples
 from perception_r1.data.references import RefOptions
 from perception_r1.data.samples import read_samples, write_samples
+from perception_r1.evaluation.probe import ProbeSettings, probe
 from perception_r1.policy import tiny
 from perception_r1.tasks import TASKS, make_task
 from perception_r1.training import grpo
@@ -85,3 +86,16 @@ def test_a_mixture_of_four_tasks_is_drawn_by_weight_and_logged_by_task(place: Pa
             assert log[f"{task}/terms/{term}"] == pytest.approx(np.mean([row["terms"][term] for row in group]), abs=1e-6)
         logged = {name for name in log if "terms/" in name or "parse_failure_rate" in name}
         assert {name.partition("/")[0] for name in logged} == {task}  # no figure that mixes tasks, even where a batch holds one
+
+
+def test_the_recipe_of_a_detection_curriculum_runs_from_the_probe_to_its_report(place: Path, tmp_path: Path) -> None:
+    data, difficulty = tmp_path / "coco.jsonl", tmp_path / "difficulty.jsonl"
+    write_samples(coco_samples(place / "data" / "coco").samples[:12], data)
+    settings = ProbeSettings(num_generations=2, max_new_tokens=4)
+    probe(str(data), model=place / "tiny", settings=settings, save_difficulty=difficulty, device="cpu")
+    given = {"per_device_train_batch_size": 16, "num_generations": 16, "max_steps": 3, "save_steps": 3, "difficulty": difficulty}
+    rollouts, logs = train("detection-curriculum", str(data), place, tmp_path / "run", **given)
+    groups = [[row["id"] for row in rollouts if row["step"] == step] for step in range(3)]
+    assert [len(ids) // len(set(ids)) for ids in groups] == [4, 8, 16]
+    assert [log["step"] for log in logs] == [1, 2, 3]
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -48,8 +48,7 @@ class Mixture(Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            return list(itertools.islice(self, start, stop, step) if step > 0 else map(self.__getitem__, range(start, stop, step)))
+            return [self[k] for k in range(*index.indices(len(self)))]
         place = index + len(self) if index < 0 else index
         for part in self.parts:
             if 0 <= place < len(part.samples):
