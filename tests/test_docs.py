@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "perception_r1"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 TASK = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -119,8 +120,8 @@ def test_every_reader_has_its_commands_in_the_data_document() -> None:
     assert told == set(get_command(app).commands["data"].commands)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("line", commands(README) + commands(DATA))
-def test_every_command_of_the_readme_and_the_data_document_parses(line: str) -> None:
+@pytest.mark.parametrize("line", commands(README) + commands(DATA) + commands(EVALUATION))
+def test_every_command_of_the_readme_and_the_documents_parses(line: str) -> None:
     command, words = get_command(app), shlex.split(line)[1:]
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
@@ -131,6 +132,19 @@ def test_every_command_of_the_readme_and_the_data_document_parses(line: str) -> 
         trl = pytest.importorskip("trl")
         config = trl.GRPOConfig if command.name == "grpo" else trl.SFTConfig
         recipe.load_recipe(words[0], [*words[1:], "--use_cpu", "true", "--bf16", "false"], config)
+
+
+def test_the_evaluation_document_declares_every_published_set_and_no_other() -> None:
+    from perception_r1.evaluation.tables import PUBLISHED_SIZES
+
+    rows = dict(re.findall(r"^\| ((?:`[\w+]+` ?)+)\| (.*) \|$", section(EVALUATION, "The report"), re.MULTILINE))
+    told = {}
+    for names, sizes in rows.items():
+        numbers = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", sizes)]
+        told |= dict(zip(re.findall(r"`([^`]+)`", names), numbers or [None, None], strict=True))
+    assert told == PUBLISHED_SIZES
+    declared = {name for line in commands(EVALUATION) for name in re.findall(r"--as (?:[\w/]+=)?([\w+]+)", line)}
+    assert declared <= set(PUBLISHED_SIZES)
 
 
 def test_the_readme_shows_the_commands_that_it_promises() -> None:

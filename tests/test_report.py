@@ -1,6 +1,5 @@
 """The report: whole in one file, well-formed, and what it shows is what it was given."""
 
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_r1.evaluation.report import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curve_svg, report_from_dirs, ticks, write_report
-from perception_r1.records import Answer, BadData, Truth
+from perception_r1.evaluation.plots import BARS, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, bars_svg, curve_svg, ticks
+from perception_r1.evaluation.report import write_report
+from perception_r1.records import Answer, Truth
 
 VOID = {"meta", "img", "br"}
 
@@ -158,29 +158,17 @@ def test_ticks_are_round_evenly_spaced_and_inside(low: float, high: float) -> No
     assert f"{steps[0]:.0e}"[0] in "125"
 
 
-def run_folder(folder: Path, task: str, value: float, sha: str = "a", **more: Any) -> Path:
-    folder.mkdir()
-    data = {"path": "d.jsonl", "sha256": sha, "samples": 10}
-    found = {"task": task, "data": data, "model": {"name": "m"}, "metrics": {"mean_iou": entry(value)}}
-    (folder / "metrics.json").write_text(json.dumps(found | more))
-    return folder
+def test_a_bar_is_as_long_as_its_value_and_a_part_without_one_has_none() -> None:
+    svg = ElementTree.fromstring(bars_svg([("person", "n=9", [0.5, None]), ("<b>", "n=1", [1.0, 0.25])], ["first", "second"]))
+    bars = [bar for bar in svg.iter("rect") if bar.attrib["height"] != "10"]  # the legend's squares are 10 high
+    assert [float(bar.attrib["width"]) for bar in bars] == [BARS * value for value in (0.5, 1.0, 0.25)]
+    assert bars[0].attrib["fill"] == bars[1].attrib["fill"] != bars[2].attrib["fill"]
+    words = [text.text for text in svg.iter("text")]
+    assert {"person", "<b>", "–", "0.5", "0.25", "n=9", "first", "second"} <= set(words)
 
 
-def test_runs_are_compared_task_by_task_and_different_data_is_said(tmp_path: Path) -> None:
-    before = {"mean_iou": entry(0.111)}
-    runs = [run_folder(tmp_path / "a", "grounding", 0.222), run_folder(tmp_path / "b", "grounding", 0.333, before=before)]
-    page = Page(report_from_dirs([*runs, run_folder(tmp_path / "c", "counting", 0.444)]))
-    assert len(page.all("table")) == 2
-    assert re.findall(r"0\.[1-4]{3}", page.text) == ["0.222", "0.111", "0.333", "0.444"]
-    assert "not comparable" not in page.text
-    other = run_folder(tmp_path / "d", "grounding", 0.5, sha="b")
-    assert "not comparable" in Page(report_from_dirs([runs[0], other])).text
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"task": "ocr"}'])
-def test_a_folder_without_usable_metrics_is_one_line(text: str | None, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(BadData, match=r"metrics\.json") as error:
-        report_from_dirs([tmp_path])
-    assert "\n" not in str(error.value)
+def test_bars_of_figures_above_one_stay_inside_the_drawing() -> None:
+    svg = ElementTree.fromstring(bars_svg([("0", "", [0.4]), ("21+", "", [12.5])], ["only"]))
+    widths = [float(bar.attrib["width"]) for bar in svg.iter("rect")]
+    np.testing.assert_allclose(widths, [BARS * 0.4 / 12.5, BARS], atol=0.05)
+    assert "only" not in [text.text for text in svg.iter("text")]

@@ -186,19 +186,18 @@ def probe(
         write_metrics(found, output)
 
 
-@app.command(epilog="Example: perception-r1 report runs/before runs/after -o comparison.html")
+@app.command(epilog="Example: perception-r1 report runs/before runs/after --as refcoco_val -o comparison.html")
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with a metrics.json.")],
     output: Output = Path("report.html"),
+    declared: Annotated[list[str] | None, typer.Option("--as", metavar="[DIR=]NAME", help="What published set the data is, as refcoco_val.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Worst answers shown of each run.")] = 24,
 ) -> None:
-    """One HTML page that compares the metrics of several runs, a table a task."""
-    from .data.samples import replacing
-    from .evaluation.report import report_from_dirs
+    """One HTML page, and the same as Markdown beside it: runs beside the paper's tables, compared with each other, worst answers drawn."""
+    from .evaluation.report import write_runs_report
 
-    page = report_from_dirs(folders)
-    with replacing(output) as part:
-        part.write_text(page, encoding="utf-8")
-    print(f"wrote {output}")
+    written = write_runs_report(folders, output, declared=declared or [], worst=worst)
+    print(f"wrote {' and '.join(map(str, written))}")
 
 
 @app.command(epilog="Example: perception-r1 show samples.jsonl -o gallery.html")

@@ -1,47 +1,24 @@
-"""The report of a run: one HTML file that needs no other file and no network. Tables, curves drawn as SVG, pictures."""
+"""Reports that need no other file and no network: of a training run, and of any number of evaluations beside the paper's tables."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..data.samples import replacing
 from ..records import Answer, BadData, Truth
-from ..visualize import MATCHED, TRUTH, UNMATCHED, draw, matched_pairs, picture_to_data_uri
+from ..visualize import draw, matched_pairs
+from .failures import gallery, objects, thumbnail, verdict
+from .folders import Metrics, Run, read_runs
+from .page import Block, Cell, Drawings, Example, Fold, Heading, Items, Legend, Panel, Table, Words, html_page, markdown_page
+from .plots import Curve, curve_svg
+from .side_by_side import number, task_section
+from .tables import check_declared, general_with_ours, paper_facts, paper_tables, size_note, with_ours
 
-Metrics = Mapping[str, Mapping[str, Any]]
-"""Metric name → `{"value", "ci95", …}`, as metrics.json has it."""
-Curve = Sequence[tuple[float, float]]
-"""(step, value) pairs in the order logged."""
-
-WIDTH, HEIGHT = 380, 210
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
-"""A curve's picture and the margins around its axes, in CSS pixels."""
 LARGEST = 800
-"""Longer side of an embedded picture, in pixels, at most."""
-SMOOTH_FROM = 30
-"""Curves with at least this many points also get a moving average over a tenth of them."""
-
-_STYLE = f"""
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2937; background: #fff; max-width: 1200px; margin: 2rem auto; padding: 0 1.5rem }}
-h1 {{ font-size: 1.5rem; margin-bottom: .2rem }} h2 {{ font-size: 1.15rem; margin: 2rem 0 .6rem }} .quiet {{ color: #6b7280; font-size: .85em }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e5e7eb }}
-th:first-child, td:first-child {{ text-align: left }} thead th {{ border-bottom: 2px solid #9ca3af }} .scroll {{ overflow-x: auto }}
-.curves {{ display: flex; flex-wrap: wrap; gap: 1rem 1.5rem }} figure {{ margin: 0 }} figcaption {{ font-size: .9em; overflow-wrap: anywhere }}
-svg text {{ font: 11px system-ui, sans-serif; fill: #4b5563 }} .curves figcaption {{ font-weight: 600 }}
-.sample {{ margin: 0 0 1.6rem }} .sample p {{ margin: 0 0 .3rem; overflow-wrap: anywhere }}
-.panels {{ display: grid; gap: .8rem }} .panels img {{ width: 100%; border: 1px solid #d1d5db }}
-.panels pre {{ white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22rem; overflow-y: auto; margin: 0; background: #f9fafb }}
-.panels pre {{ border: 1px solid #d1d5db; padding: .5rem }}
-.truth {{ color: {TRUTH} }} .matched {{ color: {MATCHED} }} .unmatched {{ color: {UNMATCHED} }}
-"""
+"""Longer side of a picture in a training report, in pixels, at most."""
 
 
+# --- one training run ------------------------------------------------------------------------------------------------
 def write_report(
     run_dir: str | Path,
     *,
@@ -59,213 +36,119 @@ def write_report(
     `image` (PIL, original pixels), `truth` (Truth), `before` and `after` (Answer, or None: malformed) and `caption`.
     Raises OSError when it cannot be written; then an older report stays as it was.
     """
-    drawn = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{curve_svg(points)}</figure>" for name, points in curves.items())
-    body = [_comparison(metrics_before, metrics_after, paired)]
-    body += [f"<h2>Notes</h2><ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"] if notes else []
-    body += [f'<h2>Training curves</h2><div class="curves">{drawn}</div>'] if drawn else []
-    body += ["<h2>Held-out pictures</h2>", _LEGEND, *(_sample(picture) for picture in pictures)] if pictures else []
+    blocks = _before_and_after(metrics_before, metrics_after, paired)
+    blocks += [Heading(text="Notes"), Items(lines=notes)] if notes else []
+    blocks += [Heading(text="Training curves"), Drawings(svgs=[(name, curve_svg(points)) for name, points in curves.items()])] if curves else []
+    blocks += [Heading(text="Held-out pictures"), Legend(), *map(_example, pictures)] if pictures else []
     path = Path(run_dir) / "report.html"
     with replacing(path) as part:
-        part.write_text(_page(title, body), encoding="utf-8")
+        part.write_text(html_page(title, blocks), encoding="utf-8")
     return path
 
 
-def _page(title: str, body: Sequence[str]) -> str:
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>{escape(title)}</h1>\n' + "\n".join(body) + "\n</body></html>\n"
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-def _cell(entry: Mapping[str, Any] | None, sign: str = "") -> str:
-    if entry is None or entry["value"] is None:
-        return "<td>–</td>"
-    edges = entry.get("ci95")
-    within = f' <span class="quiet">[{edges[0]:{sign}.3f}, {edges[1]:{sign}.3f}]</span>' if edges else ""
-    value = f"{entry['value']:{sign}.3f}"
-    sure = bool(sign and edges and (edges[0] > 0 or edges[1] < 0))
-    return f"<td>{f'<b>{value}</b>' if sure else value}{within}</td>"
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _comparison(before: Metrics, after: Metrics, paired: Metrics) -> str:
+def _before_and_after(before: Metrics, after: Metrics, paired: Metrics) -> list[Block]:
     names = dict.fromkeys([*before, *after])
-    cells = {name: _cell(before.get(name)) + _cell(after.get(name)) + _cell(paired.get(name), sign="+") for name in names}
+    rows = [[Cell(text=name), number(before.get(name)), number(after.get(name)), number(paired.get(name), sign="+")] for name in names]
     counts = sorted({entry["n"] for entry in (*before.values(), *after.values()) if "n" in entry})
     size = f"{' and '.join(f'{count:,}' for count in counts)} held-out samples. " if counts else ""
     words = f"{size}95 % bootstrap intervals in brackets; a paired difference in bold has an interval without zero."
-    rows = [f"<tr><td>{escape(name)}</td>{row}</tr>" for name, row in cells.items()]
-    return f'<p class="quiet">{words}</p>' + _table(("metric", "before", "after", "paired difference"), rows)
+    return [Words(text=words, quiet=True), Table(head=("metric", "before", "after", "paired difference"), rows=rows)]
 
 
-# --- curves ----------------------------------------------------------------------------------------------------------
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most `most` + 1 round numbers (1, 2 or 5 times a power of ten apart) within [low, high].
-
-    >>> ticks(0, 200), ticks(-0.11, 0.13)
-    ([0.0, 50.0, 100.0, 150.0, 200.0], [-0.1, -0.05, 0.0, 0.05, 0.1])
-    """
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= rough * (1 - 1e-9))
-    return [round(index * step, 12) + 0.0 for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def moving_average(values: Sequence[float], window: int) -> list[float]:
-    """Means over up to `window` values around each one; shorter at the ends.
-
-    >>> moving_average([0, 3, 6], 3)
-    [1.5, 3.0, 4.5]
-    """
-    half = window // 2
-    near = (values[max(0, at - half) : at + half + 1] for at in range(len(values)))
-    return [math.fsum(some) / len(some) for some in near]
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0  # a constant curve lies in the middle
-    return low - room, high + room
-
-
-def curve_svg(points: Curve) -> str:
-    """An SVG of one curve with labelled axes. Values that are not finite are left out; none left is said in words."""
-    kept = [(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    if not kept:
-        return '<p class="quiet">nothing was logged</p>'
-    steps, values = zip(*kept, strict=True)
-    (x0, x1), (y0, y1) = (min(steps), max(steps)) if len(set(steps)) > 1 else _range(steps), _range(values)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT), TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [_axes(ticks(x0, x1), ticks(y0, y1), place)]
-    smooth = len(kept) >= SMOOTH_FROM
-    parts.append(_line([place(x, y) for x, y in kept], "#93c5fd" if smooth else "#2563eb", 1.2 if smooth else 1.8))
-    if smooth:
-        mean = moving_average(values, max(3, len(kept) // 10))
-        parts.append(_line([place(x, y) for x, y in zip(steps, mean, strict=True)], "#1d4ed8", 2))
-    if len(kept) == 1:
-        x, y = place(*kept[0])
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#2563eb"/>')
-    return f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
-
-
-def _line(places: Sequence[tuple[float, float]], colour: str, width: float) -> str:
-    dots = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return f'<polyline points="{dots}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
-
-
-def _axes(at_x: Sequence[float], at_y: Sequence[float], place: Any) -> str:
-    floor = HEIGHT - BOTTOM
-    parts = [f'<path d="M{LEFT},{TOP} V{floor} H{WIDTH - RIGHT}" fill="none" stroke="#9ca3af"/>']
-    for value in at_y:
-        y = place(at_x[0], value)[1]
-        parts.append(f'<path d="M{LEFT},{y:.1f} H{WIDTH - RIGHT}" stroke="#eef0f3"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
-    for value in at_x:
-        x = place(value, at_y[0])[0]
-        parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{value:.6g}</text>')
-    return "".join(parts) + f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-_LEGEND = (
-    '<p><b class="truth">truth</b> · <b class="matched">box that matches a truth (IoU ≥ 0.5, or near its point)</b> · '
-    '<b class="unmatched">box that matches nothing (dashed)</b></p>'
-)
-
-
-def _sample(picture: Mapping[str, Any]) -> str:
+def _example(picture: Mapping[str, Any]) -> Example:
     image, truth = picture["image"], picture["truth"]
     if truth.text is not None:
-        panels = [_panel("page", "", _image(draw(image, truth=None), "page")), _text("truth", truth.text)]
-        panels += [_text(when, picture[when].text if picture[when] else "") for when in ("before", "after")]
+        panels = [Panel(name="page", picture=thumbnail(image, LARGEST)), Panel(name="truth", text=truth.text)]
+        panels += [_text(when, picture[when]) for when in ("before", "after")]
     else:
-        panels = [_panel("truth", _objects(len(truth)), _image(draw(image, truth=truth), "truth"))]
-        panels += [_boxes(when, picture[when], picture) for when in ("before", "after")]
-    columns = f"grid-template-columns: repeat({len(panels)}, minmax(0, 1fr))"
-    caption = escape(str(picture.get("caption", "")))
-    return f'<section class="sample"><p>{caption}</p><div class="panels" style="{columns}">{"".join(panels)}</div></section>'
+        panels = [Panel(name="truth", words=objects(len(truth)), picture=thumbnail(draw(image, truth=truth), LARGEST))]
+        panels += [_boxes(when, picture[when], image, truth) for when in ("before", "after")]
+    return Example(caption=str(picture.get("caption", "")), panels=panels)
 
 
-def _panel(name: str, words: str, inside: str) -> str:
-    return f"<figure>{inside}<figcaption><b>{escape(name)}</b>{': ' if words else ''}{escape(words)}</figcaption></figure>"
+def _text(name: str, answer: Answer | None) -> Panel:
+    text = answer.text if answer else ""
+    return Panel(name=name, words="" if text else "no readable answer", text=text)
 
 
-def _image(picture: Image.Image, alt: str) -> str:
-    picture.thumbnail((LARGEST, LARGEST))
-    return f'<img alt="{escape(alt)}" src="{picture_to_data_uri(picture)}">'
+def _boxes(name: str, answer: Answer | None, image: Any, truth: Truth) -> Panel:
+    pairs = matched_pairs(truth, answer, image.size) if answer else []
+    drawn = draw(image, truth=None, answer=answer, pairs=pairs)
+    return Panel(name=name, words=verdict(answer, truth, len(pairs)), picture=thumbnail(drawn, LARGEST))
 
 
-def _objects(count: int) -> str:
-    return f"{count} object{'' if count == 1 else 's'}" if count else "nothing is there"
+# --- any number of evaluations ---------------------------------------------------------------------------------------
+def write_runs_report(folders: Sequence[str | Path], output: Path, *, declared: Sequence[str] = (), worst: int = 24, title: str = "") -> list[Path]:
+    """Writes the report of these run folders to `output` (HTML) and beside it as Markdown; returns both paths.
 
-
-def _text(name: str, text: str) -> str:
-    return _panel(name, "" if text else "no readable answer", f"<pre>{escape(text)}</pre>")
-
-
-def _boxes(name: str, answer: Answer | None, picture: Mapping[str, Any]) -> str:
-    image, truth = picture["image"], picture["truth"]
-    if answer is None:
-        return _panel(name, "no readable answer", _image(draw(image, truth=None), name))
-    pairs = matched_pairs(truth, answer, image.size)
-    return _panel(name, _verdict(answer, truth, len(pairs)), _image(draw(image, truth=None, answer=answer, pairs=pairs), name))
-
-
-def _verdict(answer: Answer, truth: Truth, matched: int) -> str:
-    if not answer.count:
-        return "says that nothing is there"
-    unreadable = f", {answer.bad} unreadable" if answer.bad else ""
-    compared = f"{_objects(len(truth))} counted" if truth.count is not None else f"{matched} of {_objects(len(truth))} matched"
-    return f"{answer.count} box{'' if answer.count == 1 else 'es'}{unreadable}; {compared}"
-
-
-# --- several runs ----------------------------------------------------------------------------------------------------
-def report_from_dirs(dirs: Sequence[str | Path], title: str = "Perception-R1 runs") -> str:
-    """An HTML page that compares the metrics.json of several run folders, one table a task.
-
-    A run that was also measured before its training gets a column for that. Raises BadData for a folder without a
-    readable metrics.json.
+    `declared` says that the data of a run is a published set (`DIR=refcoco_val`, or `refcoco_val` for all); `worst` is the
+    number of worst answers shown of each run. Raises BadData for a folder that is no run, and an output that is not .html.
     """
-    runs = [(str(folder), _read_metrics(Path(folder))) for folder in dirs]
-    if not runs:
-        raise BadData("expected at least one run folder with a metrics.json, found none")
-    tasks = dict.fromkeys(run["task"] for _, run in runs)
-    return _page(title, [_runs_table(task, [(name, run) for name, run in runs if run["task"] == task]) for task in tasks])
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise BadData(f"{output}: expected a name that ends in .html; the Markdown goes beside it as {output.stem}.md")
+    runs = read_runs(folders, declared)
+    check_declared(runs)
+    blocks = runs_blocks(runs, worst=worst)
+    title = title or f"Perception-R1: {len(runs)} evaluation{'s' * (len(runs) > 1)}"
+    written = {output: html_page(title, blocks), output.with_suffix(".md"): markdown_page(title, blocks)}
+    for path, text in written.items():
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+    return list(written)
 
 
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise BadData(f"{folder}: found no metrics.json, expected the folder of a run: make one with `perception-r1 evaluate … -o {folder}`")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadData(f"{path}: found no JSON ({error}), expected what `perception-r1 evaluate` writes") from error
-    if not isinstance(found, dict) or not {"task", "data", "metrics"} <= set(found):
-        raise BadData(f"{path}: expected an object with task, data and metrics, as `perception-r1 evaluate` writes it")
-    return found
+def runs_blocks(runs: Sequence[Run], *, worst: int) -> list[Block]:
+    """Everything that the report of these runs shows, in order."""
+    measured = [run for run in runs if run.task]
+    tasks = [[run for run in measured if run.task == task] for task in dict.fromkeys(run.task for run in measured)]
+    blocks = [_overview(runs), *(Words(text=note, strong=True) for run in measured if (note := size_note(run)))]
+    blocks += _paper_section(runs)
+    blocks += [block for group in tasks for block in task_section(group)]
+    for run in measured if worst else []:
+        blocks += [Heading(text=f"Worst answers of {run.name}"), *gallery(run, worst)]
+    return [*blocks, *_other_tables(runs)]
 
 
-def _runs_table(task: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    columns: list[tuple[str, Metrics]] = []
-    for name, run in runs:
-        columns += [(f"{name} (before)", run["before"])] if "before" in run else []
-        columns.append((name, run["metrics"]))
-    names = dict.fromkeys(metric for _, metrics in columns for metric in metrics)
-    rows = [f"<tr><td>{escape(name)}</td>{''.join(_cell(metrics.get(name)) for _, metrics in columns)}</tr>" for name in names]
-    about = "".join(f"<li>{escape(name)}: {escape(_about(run))}</li>" for name, run in runs)
-    same = len({(run["data"].get("sha256"), run["data"].get("samples")) for _, run in runs}) == 1
-    warning = "" if same else "<p><b>These runs were measured on different data: their figures are not comparable.</b></p>"
-    return f'<h2>{escape(task)}</h2>{warning}{_table(("metric", *(name for name, _ in columns)), rows)}<ul class="quiet">{about}</ul>'
+def _overview(runs: Sequence[Run]) -> Table:
+    head = ("run", "task", "who answered", "data", "declared as", "samples")
+    rows = [
+        [Cell(text=text) for text in (run.name, run.task or "–", run.model, run.data, run.declared or "not declared", f"{run.samples:,}")]
+        if run.task
+        else [Cell(text=run.name), Cell(text="general benchmarks"), *[Cell(text="–")] * 4]
+        for run in runs
+    ]
+    return Table(head=head, rows=rows)
 
 
-def _about(run: Mapping[str, Any]) -> str:
-    model = run.get("model", {})
-    source = model.get("name") or f"answers from {model.get('predictions', 'an unnamed file')}"
-    return f"{source}; {run['data'].get('samples', 0):,} samples of {run['data'].get('path', 'an unnamed file')}"
+def _paper_section(runs: Sequence[Run]) -> list[Block]:
+    blocks: list[Block] = []
+    for table in paper_tables():
+        if any(table.fits(run) for run in runs):
+            blocks += [Heading(text=f"{table.title} ({table.unit})", level=3), with_ours(table, runs)]
+    if (general := general_with_ours(runs)) is not None:
+        words = "Figures of ours are as the benchmark reports them; some report shares between 0 and 1 where the paper has per cent."
+        blocks += [Heading(text="General understanding", level=3), general, Words(text=words, quiet=True), *_all_general(runs)]
+    if not blocks:
+        return []
+    words = (
+        f"The paper's rows are figures of {paper_facts()['source'].partition(' and ')[0]}; ours are highlighted, with 95 % intervals. "
+        "Figures under “your data” were not measured on the paper's data, and do not compare with its columns."
+    )
+    return [Heading(text="The paper's tables"), Words(text=words, quiet=True), *blocks]
+
+
+def _all_general(runs: Sequence[Run]) -> list[Block]:
+    ours = [run for run in runs if run.general]
+    names = dict.fromkeys((benchmark, metric) for run in ours for benchmark, row in run.general.items() for metric in row)
+    rows = [
+        [Cell(text=f"{benchmark}: {metric}"), *(Cell(text=str(run.general.get(benchmark, {}).get(metric, "–"))) for run in ours)]
+        for benchmark, metric in names
+    ]
+    return [Fold(title="Every figure of the general benchmarks", blocks=[Table(head=["figure", *(run.name for run in ours)], rows=rows)])]
+
+
+def _other_tables(runs: Sequence[Run]) -> list[Block]:
+    shown = {"General understanding"} if any(run.general for run in runs) else set()
+    others = [table for table in paper_tables() if table.title not in shown and not any(table.fits(run) for run in runs)]
+    inside = [block for table in others for block in (Heading(text=f"{table.title} ({table.unit})", level=4), with_ours(table, []))]
+    return [Fold(title="The paper's other tables, of which these runs have no figure", blocks=inside)] if inside else []
