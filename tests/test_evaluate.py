@@ -142,6 +142,20 @@ def test_a_sample_that_states_the_size_seen_is_read_in_that_frame(tmp_path: Path
     assert evaluate(**options, output=tmp_path / "run")["metrics"]["mean_iou"]["value"] > 0.95
 
 
+def test_the_size_seen_in_a_file_of_answers_is_the_frame_of_the_answer(tmp_path: Path) -> None:
+    sample = drawn_samples(tmp_path, [(64, 64)])[0]
+    write_samples([sample], tmp_path / "data.jsonl")
+    task = make_task("grounding", dialect="qwen2.5-vl")
+    text = task.write(sample, frame_of(64, 64, task.dialect, seen=(252, 140)))
+    options: dict[str, Any] = {"data": str(tmp_path / "data.jsonl"), "dialect": "qwen2.5-vl", "resamples": 5}
+    for seen, least, most in (([252, 140], 0.95, 1.0), (None, 0.0, 0.3)):
+        answers = answers_file(tmp_path / "a.jsonl", {"s0": text}, seen=seen)  # type: ignore[arg-type]
+        assert least <= evaluate(**options, predictions=answers, output=tmp_path / "run")["metrics"]["mean_iou"]["value"] <= most
+    answers_file(tmp_path / "a.jsonl", {"s0": text}, seen=[252])  # type: ignore[arg-type]
+    with pytest.raises(BadData, match=r"a\.jsonl:1: sample 's0': found seen \[252\], expected \[width, height\]"):
+        evaluate(**options, predictions=tmp_path / "a.jsonl", output=tmp_path / "run")
+
+
 BAD_ANSWERS = {
     "unknown id": ('{"id": "zebra", "completion": ""}', "answers.jsonl:1: found an answer for 'zebra'"),
     "twice": ('{"id": "s0", "completion": ""}\n{"id": "s0", "completion": ""}', "answers.jsonl:2: sample 's0' is answered twice"),

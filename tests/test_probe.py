@@ -265,3 +265,23 @@ def test_the_bundled_policy_is_probed_from_the_command_line_and_its_seed_decides
     assert found["headroom"]["counting"]["mean"] == pytest.approx(sum(row["mean"] for row in rows) / 3)
     assert (found["settings"]["num_generations"], found["perplexity"][0]["samples"]) == (3, 5)
     assert all(row["mean"] <= row["best"] <= 2 and row["spread"] >= row["best"] - row["mean"] for row in rows)
+
+
+def test_answers_that_share_their_prefill_are_the_answers_that_do_not(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from perception_r1.data.samples import open_image
+    from perception_r1.data.scenes import scene_samples
+    from perception_r1.evaluation.backends import TransformersBackend
+    from perception_r1.training.rollouts import shared_prefill
+
+    samples = scene_samples("counting", folder=tmp_path, n=3, seed=2, max_count=2)
+    prompts, images = [make_task("counting").prompt(sample) for sample in samples], [open_image(sample) for sample in samples]
+    found, prompts_at_once = [], []
+    for sharing in (shared_prefill, None):
+        backend, rows = TransformersBackend("tiny", device="cpu", sharing=sharing), []
+        backend.model.register_forward_pre_hook(lambda _, __, given, rows=rows: rows.append(given["input_ids"].shape), with_kwargs=True)
+        found.append(backend.generate(prompts, images, samples=4, temperature=1.0, seed=5, max_new_tokens=24, batch_size=12))
+        prompts_at_once.append(next(count for count, tokens in rows if tokens > 1))
+    assert found[0] == found[1]
+    assert len({reply.completion for reply in found[0][:4]}) > 1
+    assert prompts_at_once == [3, 12]

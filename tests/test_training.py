@@ -317,8 +317,7 @@ def test_the_frame_of_training_is_what_the_processor_makes(untrained: str) -> No
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(untrained)
-    task = make_task("grounding", dialect="qwen2.5-vl")
-    frame = processor_frame(processor, task.dialect)
+    frame = processor_frame(processor)
     for width, height in ((60, 40), (640, 480), (33, 300), (2000, 500)):
         sample = Sample(id="a", task="grounding", image="a", width=width, height=height, query="cat", truth=Truth(boxes=np.zeros((0, 4))))
         _, rows, columns = processor.image_processor(images=Image.new("RGB", (width, height)), return_tensors="pt")["image_grid_thw"][0].tolist()

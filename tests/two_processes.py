@@ -91,5 +91,13 @@ def staged(folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def evaluated(folder: Path) -> None:
+    """The command `evaluate` of the bundled policy on `folder`/data.jsonl, as `accelerate launch` starts it: writes `folder`/two."""
+    from perception_r1.cli import main
+
+    data = str(folder / "data.jsonl")
+    main(["evaluate", "--model", "tiny", "--data", data, "--max-new-tokens", "24", "--batch-size", "2", "-o", str(folder / "two")])
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](Path(sys.argv[2]))

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .commands_data import data_app
+from .commands_evaluate import evaluate
 from .terminal import Output, WrongUsage, progress, shown, usage
 
 app = typer.Typer(
@@ -39,15 +40,13 @@ def tasks() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .records import Sample, Truth
     from .tasks import TASKS, make_task
 
     table = Table("task", "prompt", "reward terms", "main metric")
     for name in TASKS:
         task = make_task(name)
-        sample = Sample(id="", task=name, image="", width=1, height=1, query="{query}", categories=("{categories}",), truth=Truth(text=""))
         terms = "\n".join(f"{term} {least:g} … {greatest:g}" for term, (least, greatest) in task.TERMS.items())
-        table.add_row(name, task.prompt(sample), terms, task.MAIN_METRIC)
+        table.add_row(name, task.template(), terms, task.MAIN_METRIC)
     Console().print(table)
 
 
@@ -108,38 +107,7 @@ def check(file: InputFile, images: Annotated[bool, typer.Option(help="Open every
         fail(f"{file}: {problems.count} problems, the first {len(problems.problems)} above", 1)
 
 
-@app.command(epilog="Example: perception-r1 evaluate --model runs/counting --data coco:/data/coco -o runs/counting/eval")
-def evaluate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers.jsonl and metrics.json.")],
-    data: Annotated[str | None, typer.Option(help="Sample file, or a shorthand: coco:ROOT, scenes:counting?n=1000&split=test.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or hub id.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help='Lines of {"id", "completion", "finish"}.')] = None,
-    task: Annotated[str | None, typer.Option(help="grounding, counting, detection or ocr; the data's own by default.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
-    thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; the model's own way by default.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 2048,
-    min_pixels: Annotated[int | None, typer.Option(min=1, help="Smallest image the model sees.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest image the model sees.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap; decoding is greedy.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU when there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-) -> None:
-    """Metrics with 95 % intervals of a model (--model) or of answers in a file (--predictions)."""
-    from .evaluation.run import evaluate as run
-    from .tasks import make_task
-
-    if (model is None) == (predictions is None):
-        raise WrongUsage("expected exactly one of --model and --predictions")
-    with usage():
-        make_task(task or "grounding", dialect=dialect or "qwen2-vl")
-    with progress("answering") as step:
-        run(
-            data=data, output=output, model=model, predictions=predictions, task=task, dialect=dialect, thinking=thinking, limit=limit,
-            batch_size=batch_size, max_new_tokens=max_new_tokens, min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, device=device, dtype=dtype,
-            on_progress=step,
-        )  # fmt: skip
+app.command(epilog="Example: perception-r1 evaluate --model runs/counting --data coco:/data/coco -o runs/counting/eval")(evaluate)
 
 
 @app.command(epilog="Example: perception-r1 probe --data train.jsonl --model Qwen/Qwen2-VL-2B-Instruct --limit 200 -o probe.json")
@@ -177,10 +145,14 @@ def probe(
             num_generations=num_generations, groups_per_step=groups_per_step, limit=limit, temperature=temperature, batch_size=batch_size, seed=seed,
             max_new_tokens=max_new_tokens, max_pixels=max_pixels, thinking=thinking, matching=matching, weights=parse_weights(weights),
         )  # fmt: skip
+    sharing = None
+    if model:
+        from .training.rollouts import shared_prefill as sharing
     with progress("answering") as step:
         found = run(
-            data, model=model, task=task, settings=settings, save_difficulty=save_difficulty, dialect=dialect, device=device, on_progress=step
-        )
+            data, model=model, task=task, settings=settings, save_difficulty=save_difficulty, dialect=dialect, device=device, sharing=sharing,
+            on_progress=step,
+        )  # fmt: skip
     print_probe(found)
     if output:
         write_metrics(found, output)
@@ -265,7 +237,8 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 EXTRA_OF = {"torch": "train", "torchvision": "train", "transformers": "train", "trl": "train", "peft": "train", "datasets": "train"}
-EXTRA_OF |= {"accelerate": "train", "hotcoco": "eval", "nltk": "eval", "jieba": "eval", "pyarrow": "eval", "gradio": "demo", "vllm": "vllm"}
+EXTRA_OF |= {"accelerate": "train", "hotcoco": "eval", "nltk": "eval", "jieba": "eval", "pyarrow": "eval", "openai": "eval"}
+EXTRA_OF |= {"gradio": "demo", "vllm": "vllm"}
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

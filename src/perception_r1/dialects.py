@@ -221,6 +221,12 @@ class Dialect:
     factor: int | None = None
     """patch × merge of the family's processor when it resizes by `smart_resize`."""
 
+    @property
+    def reads_size_seen(self) -> bool:
+        """Whether its numbers depend on the size at which the model saw the image."""
+        small, large = (Frame(width=1, height=1, seen_width=side, seen_height=side) for side in (1, 2))
+        return self.units(small) != self.units(large)
+
     def _steps(self, frame: Frame) -> np.ndarray:
         return np.array(self.units(frame) * 2, dtype=np.float64)
 

@@ -1,35 +1,35 @@
-"""Models that answer prompts about images. One so far: a folder (or hub id) through transformers, batched, greedy or sampled."""
+"""A model folder (or hub id) that answers through transformers: batched, greedy or sampled, alone or in several processes."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from safetensors import SafetensorError
 
-from ..dialects import Dialect, dialect_named, dialect_of_model
+from ..dialects import Dialect, dialect_named, dialect_of_model, smart_resize
 from ..policy import SETTINGS_FILE, model_folder
 from ..records import BadData, Frame
+from .asking import Batched, Processes, Reply, check_sampling, folder_revision
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
 
-class Reply(NamedTuple):
-    """One completion, special tokens kept; why it ended, "stop" or "length"; and the sizes its coordinates refer to."""
-
-    completion: str
-    finish: str
-    frame: Frame
+Sharing = Callable[[Any, int], AbstractContextManager[None] | None]
+"""What lets a model answer each prompt so many times with the prompt computed once, or None where it cannot."""
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
     """Ids of the tokens that end a completion: the tokenizer's end token and those of the model's generation config."""
-    declared = model.generation_config.eos_token_id
+    declared = generation_config.eos_token_id
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)
 
@@ -66,41 +66,102 @@ def frames_from_inputs(inputs: Mapping[str, Any], sizes: Sequence[tuple[int, int
     ]
 
 
+def frame_by_processor(processor: Any, width: int, height: int) -> Frame:
+    """The frame of an image of that size in pixels: original size, and the size to which this processor resizes it.
+
+    A processor without `merge_size` resizes to a fixed size; as in `frames_from_inputs`, that size does not matter.
+    """
+    images, seen = processor.image_processor, (width, height)
+    if hasattr(images, "merge_size"):
+        limits = {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
+        seen = smart_resize(width, height, factor=images.patch_size * images.merge_size, **limits)
+    return Frame(width=width, height=height, seen_width=seen[0], seen_height=seen[1])
+
+
 def chat_messages(prompt: str) -> list[dict[str, Any]]:
     """The conversation of one question about one image; the system prompt is the chat template's own."""
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
-class TransformersBackend:
-    """A vision-language model with its processor, from a folder or a hub id.
+class LaunchedProcesses(Processes):
+    """The processes that `accelerate launch` or `torchrun` has started. They share one disk, through which their answers meet."""
 
-    `device` and `dtype` default to the GPU with bfloat16 when there is one, else the CPU with float32. `min_pixels` and
-    `max_pixels` override the processor's limits. `dialect` overrides what perception_r1.json or the model's type say.
+    def __init__(self) -> None:
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+        self.index, self.count, self.device = state.process_index, state.num_processes, str(state.device)
+        self.wait = state.wait_for_everyone
+
+
+class LocalModel(Batched):
+    """A model folder or hub id, with its processor: what transformers and vLLM share.
+
+    `min_pixels` and `max_pixels` override the processor's limits. `dialect` overrides what perception_r1.json or the model's
+    type say.
     """
 
+    engine: str
+
     def __init__(
-        self,
-        model_dir: str | Path,
-        *,
-        dialect: str | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
+        self, model: str | Path, *, dialect: str | None = None, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> None:
-        model_dir = model_folder(model_dir)
-        self.name = model_dir
-        self.settings = read_settings(model_dir)
+        self.given = str(model)
+        self.name = model_folder(model)
+        self.settings = read_settings(self.name)
         """What perception_r1.json says (task, dialect, prompt, thinking); empty when the folder has none."""
-        check_model_folder(model_dir)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = _dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
-        self.processor, self.model = _load(self.name, self.dtype)
-        self.model.to(self.device).eval()
-        self.model_type: str = self.model.config.model_type
+        check_model_folder(self.name)
+        self.processor = _load_processor(self.name)
+        self.config = loaded(self.name, lambda: transformers.AutoConfig.from_pretrained(self.name))
+        self.model_type: str = self.config.model_type
         named = dialect or self.settings.get("dialect")
         self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
         limit_pixels(self.processor, min_pixels, max_pixels)
+
+    def ends(self) -> frozenset[int]:
+        """Ids of the tokens that end a completion."""
+        raise NotImplementedError
+
+    def as_sent(self, prompt: str) -> str:
+        """The text that the model reads for a prompt, with the chat template's own words; images are one token each."""
+        return self.processor.apply_chat_template(chat_messages(prompt), add_generation_prompt=True, tokenize=False)
+
+    def about(self, max_new_tokens: int) -> dict[str, Any]:
+        """What metrics.json records: name and revision, image limits in force, and how it decodes."""
+        ends = self.processor.tokenizer.convert_ids_to_tokens(sorted(self.ends()))
+        return {
+            "name": self.given,
+            "revision": revision_of(self.name, self.config),
+            "backend": self.engine,
+            "model_type": self.model_type,
+            "image": image_limits(self.processor),
+            "decoding": {"greedy": True, "max_new_tokens": max_new_tokens, "ends": ends, "special_tokens": "kept"},
+        }
+
+
+class TransformersBackend(LocalModel):
+    """A local model through transformers.
+
+    `device` and `dtype` default to the GPU with bfloat16 when there is one, else the CPU with float32. `sharing` lets several
+    samples of a prompt share its prefill, where it can.
+    """
+
+    engine = "transformers"
+
+    def __init__(
+        self, model: str | Path, *, device: str | None = None, dtype: str | None = None, sharing: Sharing | None = None, **options: Any
+    ) -> None:
+        super().__init__(model, **options)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = _dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        self.model = loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype))
+        self.model.to(self.device).eval()
+        self.sharing = sharing
+
+    def about(self, max_new_tokens: int) -> dict[str, Any]:
+        """As any local model, and where and in what precision it ran."""
+        return super().about(max_new_tokens) | {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def ends(self) -> frozenset[int]:
+        return end_token_ids(self.model.generation_config, self.processor.tokenizer)
 
     def generate(
         self,
@@ -118,10 +179,7 @@ class TransformersBackend:
         Greedy at temperature 0. Above it, `samples` replies to each prompt, one after the other, are drawn with `seed`
         from the model's whole distribution, as GRPO's rollouts are.
         """
-        if len(prompts) != len(images):
-            raise BadData(f"expected one image for each prompt, found {len(prompts)} prompts and {len(images)} images")
-        if samples > 1 and not temperature:
-            raise BadData(f"found {samples} samples at temperature 0, expected one: greedy replies are all the same")
+        check_sampling(prompts, images, samples, temperature)
         if temperature:
             torch.manual_seed(seed)
         step = max(1, batch_size // samples)
@@ -133,12 +191,15 @@ class TransformersBackend:
     @torch.inference_mode()
     def _batch(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int, temperature: float, samples: int) -> list[Reply]:
         tokenizer = self.processor.tokenizer
-        texts = [self.processor.apply_chat_template(chat_messages(prompt), add_generation_prompt=True, tokenize=False) for prompt in prompts]
+        texts = [self.as_sent(prompt) for prompt in prompts]
         pictures = [[image.convert("RGB")] for image in images]
         inputs = self.processor(text=texts, images=pictures, padding=True, padding_side="left", return_tensors="pt").to(self.device, self.dtype)
         frames = [frame for frame in frames_from_inputs(inputs, [image.size for image in images], self.processor) for _ in range(samples)]
-        ends = end_token_ids(self.model, tokenizer)
-        output_BT = self.model.generate(**inputs, generation_config=self._decoding(max_new_tokens, ends, temperature, samples))
+        ends = self.ends()
+        shared = self.sharing(self.model, samples) if self.sharing and samples > 1 else None
+        with shared or nullcontext():
+            config = self._decoding(max_new_tokens, ends, temperature, 1 if shared else samples)
+            output_BT = self.model.generate(**inputs, generation_config=config)
         new_ids = [row[inputs["input_ids"].shape[1] :].tolist() for row in output_BT]
         stopped = [not ends.isdisjoint(row) for row in new_ids]
         completions = decode_completions(tokenizer, [_until_end(row, ends) for row in new_ids])
@@ -192,17 +253,34 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def loaded(name: str, load: Callable[[], Any]) -> Any:
+    """What `load` gives of the model called `name`. Raises BadData in one line where its files do not allow it."""
     try:
-        processor = transformers.AutoProcessor.from_pretrained(name)
-        model = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        return load()
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
+
+
+def _load_processor(name: str) -> Any:
+    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name))
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         found = type(processor).__name__
         raise BadData(f"model {name!r}: found {found}, expected a processor of images and text: copy its base model's processor files")
-    return processor, model
+    return processor
+
+
+def revision_of(name: str, config: Any) -> str | None:
+    """Which weights these are: a hub model's commit, a folder's sha256 over the files that its answers depend on."""
+    return folder_revision(Path(name)) if Path(name).is_dir() else getattr(config, "_commit_hash", None)
+
+
+def image_limits(processor: Any) -> dict[str, Any]:
+    """To what a processor resizes images: its smallest and largest number of pixels, or its one size."""
+    images = processor.image_processor
+    if hasattr(images, "merge_size"):
+        return {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
+    return {"size": {name: value for name, value in dict(images.size).items() if value is not None}}
 
 
 def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:

@@ -1,6 +1,6 @@
 """Answers from files: our JSONL, COCO results JSON with scores, or a folder with one text a page. No model, no torch.
 
-    answers.jsonl   {"id": "coco-42", "completion": "…", "finish": "stop"}     text, read by the dialect that is named
+    answers.jsonl   {"id": "coco-42", "completion": "…", "finish": "stop"}     text, read by the dialect that is named; "seen" where known
     results.json    [{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.236}, …]   COCO's own
     folder          ID.txt for the sample ID                                   a page's text
 """
@@ -33,6 +33,8 @@ class Written(NamedTuple):
 
     completion: str
     finish: str
+    seen: tuple[int, int] | None = None
+    """Width and height of the image as the model saw it, where the file says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,8 @@ def _folder_hash(folder: Path) -> str:
 # --- lines of ours ---------------------------------------------------------------------------------------------------
 def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written]:
     """Answers by sample id from an answers file. Samples may lack one; raises BadData, naming the line, for an id that is no
-    sample's or occurs twice, and for a row that is not `{"id", "completion", "finish"}` (`finish` may be absent: "stop").
+    sample's or occurs twice, and for a row that is not `{"id", "completion", "finish", "seen"}` (`finish` may be absent: "stop"; and
+    so may `seen`, the size of the image as the model saw it).
     """
     wanted, found = {sample.id for sample in samples}, {}
     for where, row in read_rows(path):
@@ -104,8 +107,16 @@ def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written
             raise BadData(f"{where}: sample {name!r} is answered twice, expected one answer for each id")
         if name not in wanted:
             raise BadData(f"{where}: found an answer for {name!r}, which is not among the {len(wanted)} samples: name the sample file it belongs to")
-        found[name] = Written(row["completion"], finish)
+        found[name] = Written(row["completion"], finish, _seen(row.get("seen"), f"{where}: sample {name!r}"))
     return found
+
+
+def _seen(value: Any, where: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+        raise BadData(f"{where}: found seen {value!r:.60}, expected [width, height] of the image as the model saw it")
+    return value[0], value[1]
 
 
 # --- one text a page -------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from ..data.samples import open_image, replacing
 from ..data.subsets import subset
 from ..records import BadData, Sample, Score
 from ..tasks.task import true_objects
-from .run import Progress, about_data, load_backend, versions
+from .asking import load_backend
+from .run import Progress, about_data, versions
 from .score import ScoreSettings
 
 SLIGHT, FEW, MANY = 0.05, 0.2, 0.8
@@ -170,11 +171,13 @@ def probe(
     dialect: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    sharing: Any = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Perplexity of the data that `data` names and, given a model, what RL can make of it: `{"data", "perplexity", "headroom", …}`.
 
     `headroom` holds, by task, what `headroom` gives. `save_difficulty` is a file with a line a sample (`Group.difficulty`).
+    `sharing` (`training.rollouts.shared_prefill`) lets the answers to a prompt share its prefill.
     Without a model, torch is not needed. Raises BadData for unusable input, OSError for an unwritable output.
     """
     settings = settings or ProbeSettings()
@@ -184,8 +187,8 @@ def probe(
     if model is None:
         return result
     samples = mixture if settings.limit is None or settings.limit >= len(mixture) else subset(mixture, settings.limit, settings.seed)
-    limits = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
-    backend = load_backend(model, samples, dialect=dialect, device=device, dtype=dtype, **limits)
+    options = {"device": device, "dtype": dtype, "min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+    backend = load_backend(model, samples, dialect=dialect, sharing=sharing, **options)
     groups = []
     with nullcontext() if save_difficulty is None else replacing(save_difficulty) as part, part.open("w") if part else nullcontext() as file:
         for group in sampled_groups(backend, samples, settings):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -13,11 +13,13 @@ from rich.table import Table
 from .. import versions as installed_versions
 from ..data.mixture import load_data
 from ..data.rows import sample_to_row
-from ..data.samples import open_image, read_samples, replacing, unique
+from ..data.samples import read_samples, replacing, unique
 from ..dialects import frame_of
-from ..records import BadData, Frame, Sample
+from ..records import BadData, Sample
 from ..tasks import TASKS, Task, make_task
+from .asking import Backend, Processes, Question, Reach, Reply, check_images, load_backend
 from .breakdown import breakdown
+from .journal import REMEDY, RUN, Journal, has_answers
 from .metrics import Reading, check_installed, read_completion, statistics, strict_statistics, strictly, summarise
 from .per_sample import per_sample_rows, write_per_sample
 from .predictions import COCO_RESULTS, Predictions, Written, file_hash, read_predictions
@@ -57,6 +59,7 @@ def evaluate(
     data: str | None = None,
     output: str | Path,
     model: str | Path | None = None,
+    server: str | None = None,
     predictions: str | Path | None = None,
     categories: str | Path | None = None,
     task: str | None = None,
@@ -72,44 +75,77 @@ def evaluate(
     ap_resamples: int = 100,
     device: str | None = None,
     dtype: str | None = None,
+    vllm: bool = False,
+    reach: Reach | None = None,
+    overwrite: bool = False,
+    processes: Processes | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model, or a file of answers, on samples of one task; returns what it wrote to `output`/metrics.json.
 
-    Exactly one of `model` (folder or hub id) and `predictions` (see `read_predictions`; without `data`, lines that also hold
-    the sample). What is left None comes from the model's perception_r1.json and config, else from the package's defaults.
-    Answers go to `output`/answers.jsonl as they come, and what each is worth to `output`/per_sample.jsonl.
-    Raises BadData for unusable input, OSError for an unwritable output.
+    One of `model` (folder or hub id, through transformers or `vllm`), `server` (URL; `model` is then its name there, `reach` how it
+    is called) and `predictions` (see `read_predictions`; without `data`, lines that also hold the sample). What is left None comes
+    from the model's perception_r1.json and config, else from the package's defaults. A model's answers go to `output`/answers.jsonl
+    as they come: a run that was stopped goes on, answers of another are refused unless `overwrite`. What each is worth goes to
+    `output`/per_sample.jsonl. Of several `processes` each asks its share; the first returns the result, the others {}.
+    Raises BadData for unusable input, OSError for an unwritable output or a server that does not answer.
     """
     settings = Settings(
         dialect=dialect or "qwen2-vl", thinking=bool(thinking), batch_size=batch_size, max_new_tokens=max_new_tokens, limit=limit,
         min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, resamples=resamples, ap_resamples=ap_resamples,
     )  # fmt: skip
-    everything = load_samples(data, model, predictions, task)
-    samples = everything[:limit]
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    everything = load_samples(data, model or server, predictions, task)
+    samples, folder, given = everything[:limit], Path(output), None
     check_installed(make_task(samples[0].task))
-    given = None if predictions is None else read_predictions(predictions, everything, categories)
-    if model is not None:
-        options = {"dialect": dialect, "device": device, "dtype": dtype, "min_pixels": min_pixels, "max_pixels": max_pixels}
-        backend = load_backend(model, samples, **options)
-        thinks = bool(backend.settings.get("thinking")) if thinking is None else thinking
-        settings = replace(settings, dialect=backend.dialect.name, thinking=thinks)
-        about = {"name": backend.name, "model_type": backend.model_type, "device": str(backend.device), "dtype": str(backend.dtype)}
-    elif given is not None:
-        settings = _declared(settings, given, dialect)
-        about = {"predictions": given.path, "sha256": given.sha256, "without_answer": sum(s.id not in given.written for s in samples)}
-    spoken = "plain" if settings.dialect == COCO_RESULTS else settings.dialect
-    made = make_task(samples[0].task, dialect=spoken, thinking=settings.thinking)
-    source = _from_model(backend, made, samples, settings) if given is None else _from_file(given.written, made, samples, settings)
-    answers, frames = _collect(source, samples, folder / "answers.jsonl", on_progress)
-    readings = _read(made, samples, answers, frames, given)
-    result = _result(made, samples, readings, settings, {"data": about_data(data or str(predictions), samples), "model": about}, folder)
+    source = about_data(data or str(predictions), samples)
+    if predictions is not None:
+        given = read_predictions(predictions, everything, categories)
+        answered = _answers_of_file(given, samples, _declared(settings, given, dialect), folder, overwrite, on_progress)
+    else:
+        processes = processes or Processes()
+        backend = _backend(model, server, samples, settings, vllm=vllm, reach=reach, dialect=dialect, device=device or processes.device, dtype=dtype)
+        settings = replace(settings, dialect=backend.dialect.name, thinking=bool(backend.settings.get("thinking") if thinking is None else thinking))
+        answered = _answers_of_model(backend, samples, source, settings, folder, overwrite, processes, on_progress)
+        if processes.index:
+            return {}
+    readings = _read(answered.task, samples, answered.replies, given)
+    result = _result(answered.task, samples, readings, answered.settings, {"data": source, "model": answered.model}, folder)
     result["notes"] = [*(given.notes(samples) if given else ()), *_doubts(result)]
     write_metrics(result, folder / "metrics.json")
     print_result(result)
     return result
+
+
+class Answered(NamedTuple):
+    """The replies to all samples, in order, by what was asked of whom."""
+
+    task: Task
+    settings: Settings
+    model: dict[str, Any]
+    """What metrics.json says of it."""
+    replies: list[Reply]
+
+
+def _answers_of_model(
+    backend: Backend, samples: Sequence[Sample], source: Mapping[str, Any], settings: Settings, folder: Path, overwrite: bool, processes: Processes,
+    on_progress: Progress | None,
+) -> Answered:  # fmt: skip
+    task = make_task(samples[0].task, dialect=settings.dialect, thinking=settings.thinking)
+    model = backend.about(settings.max_new_tokens) | {"prompt": _prompt(backend, task, samples[0])}
+    with Journal(folder, samples, _identity(task, source, model, settings), overwrite=overwrite, processes=processes) as journal:
+        _ask(backend, task, journal, settings, on_progress)
+    processes.wait()
+    return Answered(task, settings, model, [] if processes.index else journal.finish())
+
+
+def _answers_of_file(
+    given: Predictions, samples: Sequence[Sample], settings: Settings, folder: Path, overwrite: bool, on_progress: Progress | None
+) -> Answered:
+    spoken = "plain" if settings.dialect == COCO_RESULTS else settings.dialect
+    task = make_task(samples[0].task, dialect=spoken, thinking=settings.thinking)
+    about = {"predictions": given.path, "sha256": given.sha256, "without_answer": sum(sample.id not in given.written for sample in samples)}
+    replies = _collect(_from_file(given.written, task, samples, settings), samples, folder, overwrite, on_progress)
+    return Answered(task, settings, about, replies)
 
 
 def _declared(settings: Settings, given: Predictions, dialect: str | None) -> Settings:
@@ -127,52 +163,79 @@ def _doubts(result: Mapping[str, Any]) -> list[str]:
     return [f"no answer could be read: is {dialect} (--dialect) how they write boxes?"] if result["task"] != "ocr" else ["every answer is empty"]
 
 
-Source = Iterator[tuple[Written, Frame]]
+def _backend(
+    model: str | Path | None, server: str | None, samples: Sequence[Sample], settings: Settings, *, vllm: bool, reach: Reach | None, **options: Any
+) -> Backend:
+    limits = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+    if server is None:
+        return load_backend(str(model), samples, vllm=vllm, **options, **limits)
+    if vllm or options["device"] or options["dtype"]:
+        raise BadData("--server: found --vllm, --device or --dtype beside it, expected none: the server chooses how it runs")
+    check_images(samples)
+    from .server import ServerBackend
+
+    name = None if model is None else str(model)
+    return ServerBackend(server, name, task=samples[0].task, dialect=options["dialect"], reach=reach or Reach(), **limits)
 
 
-def load_backend(model: str | Path, samples: Sequence[Sample], **options: Any) -> Any:
-    """The `TransformersBackend` of a model with its options. A missing image of the samples raises BadData before anything is loaded."""
-    if missing := next((sample for sample in samples if not sample.image_path.is_file()), None):
-        open_image(missing)  # raises, naming it
-    from .backends import TransformersBackend  # torch only when a model runs
-
-    return TransformersBackend(model, **options)
+def _prompt(backend: Backend, task: Task, sample: Sample) -> dict[str, str | None]:
+    example = task.prompt(sample)
+    return {"template": task.template(), "example": example, "as_sent": backend.as_sent(example)}
 
 
-def _from_model(backend: Any, task: Task, samples: Sequence[Sample], settings: Settings) -> Source:
-    for start in range(0, len(samples), settings.batch_size):
-        batch = samples[start : start + settings.batch_size]
-        prompts, images = [task.prompt(sample) for sample in batch], [open_image(sample) for sample in batch]
-        for reply in backend.generate(prompts, images, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size):
-            yield Written(reply.completion, reply.finish), reply.frame
+def _identity(task: Task, source: Mapping[str, Any], model: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Everything that the answers depend on. Where the data, the model or the server are is not, nor how many are asked at a time."""
+    elsewhere = {"device", "server"} | ({"name"} if model.get("revision") else set())
+    installed = {} if "server" in model else versions()
+    return {
+        "task": task.name,
+        "data": {name: value for name, value in source.items() if name != "path"},
+        "model": {name: value for name, value in model.items() if name not in elsewhere},
+        "settings": {name: getattr(settings, name) for name in ("dialect", "thinking", "limit", "min_pixels", "max_pixels")},
+        "versions": {name: installed[name] for name in ("torch", "transformers", "vllm") if name in installed},
+    }
 
 
-def _from_file(written: Mapping[str, Written], task: Task, samples: Sequence[Sample], settings: Settings) -> Source:
+def _ask(backend: Backend, task: Task, journal: Journal, settings: Settings, on_progress: Progress | None) -> None:
+    questions = [Question(sample, task.prompt(sample)) for sample in journal.missing()]
+    done = len(journal.samples) - len(questions)
+    for count, (question, reply) in enumerate(
+        backend.replies(questions, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size), done + 1
+    ):
+        journal.add(question.sample, reply)
+        if on_progress:
+            on_progress(count, len(journal.samples))
+
+
+def _from_file(written: Mapping[str, Written], task: Task, samples: Sequence[Sample], settings: Settings) -> Iterator[Reply]:
     limits = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(settings, name)) is not None}
     for sample in samples:  # no answer is the empty answer, which is malformed in every task
-        yield written.get(sample.id, Written("", "stop")), frame_of(sample.width, sample.height, task.dialect, seen=sample.seen, **limits)
+        answer = written.get(sample.id, Written("", "stop"))
+        frame = frame_of(sample.width, sample.height, task.dialect, seen=sample.seen or answer.seen, **limits)
+        yield Reply(answer.completion, answer.finish, frame)
 
 
-def _collect(source: Source, samples: Sequence[Sample], path: Path, on_progress: Progress | None) -> tuple[list[Written], list[Frame]]:
-    answers, frames = [], []
-    with path.open("w", encoding="utf-8") as file:
-        for sample, (answer, frame) in zip(samples, source, strict=True):
-            file.write(json.dumps({"id": sample.id, "completion": answer.completion, "finish": answer.finish}, ensure_ascii=False) + "\n")
-            file.flush()
-            answers.append(answer)
-            frames.append(frame)
+def _collect(source: Iterator[Reply], samples: Sequence[Sample], folder: Path, overwrite: bool, on_progress: Progress | None) -> list[Reply]:
+    """The replies of a file of answers, which `folder`/answers.jsonl repeats."""
+    if has_answers(folder) and not overwrite:
+        raise BadData(f"{folder} holds the answers of a model ({RUN}), expected a folder of its own for a file of answers: {REMEDY}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN).unlink(missing_ok=True)
+    replies = []
+    with replacing(folder / "answers.jsonl") as part, part.open("w", encoding="utf-8") as file:
+        for sample, reply in zip(samples, source, strict=True):
+            file.write(json.dumps({"id": sample.id, "completion": reply.completion, "finish": reply.finish}, ensure_ascii=False) + "\n")
+            replies.append(reply)
             if on_progress:
-                on_progress(len(answers), len(samples))
-    return answers, frames
+                on_progress(len(replies), len(samples))
+    return replies
 
 
-def _read(
-    task: Task, samples: Sequence[Sample], written: Sequence[Written], frames: Sequence[Frame], given: Predictions | None
-) -> list[Reading]:
+def _read(task: Task, samples: Sequence[Sample], replies: Sequence[Reply], given: Predictions | None) -> list[Reading]:
     if given is not None and given.answers is not None:
-        lengths = [len(answer.completion) for answer in written]
+        lengths = [len(reply.completion) for reply in replies]
         return [Reading(given.answers[sample.id], length=length) for sample, length in zip(samples, lengths, strict=True)]
-    return [read_completion(task, answer.completion, answer.finish, frame) for answer, frame in zip(written, frames, strict=True)]
+    return [read_completion(task, reply.completion, reply.finish, reply.frame) for reply in replies]
 
 
 def _result(
@@ -193,7 +256,7 @@ def _result(
 def load_samples(data: str | None, model: str | Path | None, predictions: str | Path | None, task: str | None = None) -> Sequence[Sample]:
     """The samples to evaluate, all of one task. Raises BadData that names the tasks when there are several."""
     if (model is None) == (predictions is None):
-        raise BadData("expected exactly one of --model and --predictions")
+        raise BadData("expected exactly one of --model, --server and --predictions")
     if data is None and predictions is None:
         raise BadData("expected --data: a sample file, or a reader's shorthand such as coco:ROOT")
     samples = load_data(data, task) if data is not None else list(unique(read_samples(str(predictions)), str(predictions)))
@@ -215,7 +278,7 @@ def about_data(spec: str, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of those installed packages that the figures may depend on."""
-    return installed_versions("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "nltk", "jieba", "torch", "transformers", "trl")
+    return installed_versions("numpy", "scipy", "pillow", "rapidfuzz", "hotcoco", "nltk", "jieba", "torch", "transformers", "trl", "vllm")
 
 
 def write_metrics(result: Mapping[str, Any], path: Path) -> None:

@@ -46,7 +46,7 @@ def questions(seed: int) -> Iterator[tuple[Image.Image, list[Sample]]]:
 
 def conversation(task: Task, samples: list[Sample], processor: Any) -> str:
     """The questions about one scene with their true answers, as the model reads them."""
-    frame = processor_frame(processor, task.dialect)
+    frame = processor_frame(processor)
     messages: list[dict[str, Any]] = []
     for number, sample in enumerate(samples):
         content = [{"type": "image"}] * (number == 0) + [{"type": "text", "text": task.prompt(sample)}]

@@ -57,6 +57,11 @@ class Task(ABC):
         """The user's words, the same in training and evaluation."""
         return self.question(sample) + (THINK_REQUEST if self.thinking else "")
 
+    def template(self) -> str:
+        """The prompt, with `{query}` and `{categories}` where a sample's own words go."""
+        nothing = Sample(id="", task=self.name, image="", width=1, height=1, query="{query}", categories=("{categories}",), truth=Truth(text=""))
+        return self.prompt(nothing)
+
     def write(self, sample: Sample, frame: Frame, thought: str = "") -> str:
         """The true answer as a completion: what supervised training teaches, and what earns full marks.
 

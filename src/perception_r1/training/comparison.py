@@ -59,13 +59,13 @@ class Comparison:
             limit=self.ours.eval_limit,
             thinking=self.ours.thinking, batch_size=self.ours.eval_batch_size, seed=self.args.seed,
             max_new_tokens=self.ours.eval_max_new_tokens or self.args.max_completion_length,
-            **self.pixels,
+            overwrite=True, **self.pixels,
         )  # fmt: skip
 
     def _readings(self, when: str) -> list[Reading]:
         written = read_completions(self.output / when / "answers.jsonl", self.samples)
-        frame = processor_frame(self.ready.processor, self.ready.dialect)
-        return [read_completion(self.task, *written[sample.id], frame(sample)) for sample in self.samples]
+        frame = processor_frame(self.ready.processor)
+        return [read_completion(self.task, *written[sample.id][:2], frame(sample)) for sample in self.samples]
 
     def report(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.json` (after, with before and the paired difference) and `report.html`; prints the table."""

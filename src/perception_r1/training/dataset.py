@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..data.rows import sample_from_row, sample_to_row
 from ..data.samples import open_image, replacing
-from ..dialects import Dialect, frame_of, smart_resize
+from ..evaluation.backends import frame_by_processor
 from ..records import BadData, Frame, Sample
 from ..tasks import TASKS, Task
 
@@ -113,18 +113,9 @@ def drawn(samples: Sequence[Sample], probabilities: np.ndarray, seed: int) -> Se
     return Picked(samples, np.random.default_rng(seed).choice(len(samples), size=len(samples), p=probabilities))
 
 
-def processor_frame(processor: Any, dialect: Dialect) -> Callable[[Sample], Frame]:
+def processor_frame(processor: Any) -> Callable[[Sample], Frame]:
     """A function from a sample to its frame: the size to which this processor resizes its image."""
-    images = processor.image_processor
-    if not hasattr(images, "merge_size"):
-        return lambda sample: frame_of(sample.width, sample.height, dialect, seen=(sample.width, sample.height))
-    limits = {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
-    factor = images.patch_size * images.merge_size
-
-    def frame(sample: Sample) -> Frame:
-        return frame_of(sample.width, sample.height, dialect, seen=smart_resize(sample.width, sample.height, factor=factor, **limits))
-
-    return frame
+    return lambda sample: frame_by_processor(processor, sample.width, sample.height)
 
 
 def with_images(samples: Iterable[Sample], name: str) -> Iterator[Sample]:

@@ -292,7 +292,7 @@ def _rollouts(args: GRPOConfig) -> Path:
 
 
 def _trainer(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared, dataset: Dataset, stage: Stage) -> GroupSharedTrainer:
-    frame = processor_frame(ready.processor, ready.dialect)
+    frame = processor_frame(ready.processor)
     return GroupSharedTrainer(
         model=ready.model,
         reward_funcs=PerceptionReward(ready.tasks, frame, ready.processor.tokenizer, _rollouts(stage.args)),

@@ -4,7 +4,7 @@ It is a decoding method for transformers' `generate(custom_generate=…)`, so ev
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .cpu import packed_linears
+from .shared_prefix import why_not
 
 
 @contextmanager
@@ -28,6 +29,11 @@ def prefill_once(model: Any, group: int) -> Iterator[None]:
         yield
     finally:
         del model.generate
+
+
+def shared_prefill(model: Any, group: int) -> AbstractContextManager[None] | None:
+    """`prefill_once` where the architecture of `model` allows it, else None."""
+    return None if why_not(model) else prefill_once(model, group)
 
 
 def _sharded(model: Any) -> bool:
