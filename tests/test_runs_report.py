@@ -210,8 +210,9 @@ def test_general_benchmarks_alone_or_beside_a_run_stand_in_the_papers_table(tmp_
     folder = tmp_path / "general"
     folder.mkdir()
     (folder / "general.json").write_text('{"mmstar": {"average": 0.4625}, "<mine>": {"acc": 0.123}}')
+    (folder / "general-run.json").write_text('{"model": "somebody/their-model"}')
     page, markdown = report([folder], tmp_path / "report.html")
-    assert f"{folder} – – – 0.4625 mmstar: average" in page.text
+    assert f"{folder} somebody/their-model – – – 0.4625 mmstar: average" in page.text
     assert "<mine>: acc 0.123" in page.text
     assert "0.4625" in markdown
     (folder / "general.json").write_text("[]")

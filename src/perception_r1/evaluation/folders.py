@@ -11,8 +11,8 @@ from ..records import BadData
 Metrics = Mapping[str, Mapping[str, Any]]
 """Metric name → `{"value", "ci95", …}`, as metrics.json has it."""
 
-GENERAL = "general.json"
-"""Figures of general benchmarks beside metrics.json: benchmark → metric → value."""
+GENERAL, GENERAL_RUN = "general.json", "general-run.json"
+"""Figures of general benchmarks beside metrics.json, benchmark → metric → value; and which model they are of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Run:
     """The whole of metrics.json; empty for a folder that has nothing but general benchmarks."""
     metrics: Metrics = field(repr=False)
     general: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    general_model: str = ""
     declared: str | None = None
     """The published data set that somebody says its samples are, such as refcoco_val; None where nobody said so."""
 
@@ -80,20 +81,20 @@ def _declarations(declarations: Sequence[str], folders: Sequence[str | Path]) ->
 
 
 def _runs_of(folder: Path, declared: str | None) -> list[Run]:
-    general = _read_general(folder / GENERAL)
+    general = _read_general(folder)
     if general and not (folder / "metrics.json").is_file():
-        return [Run(name=str(folder), folder=folder, about={}, metrics={}, general=general, declared=declared)]
+        return [Run(name=str(folder), folder=folder, about={}, metrics={}, declared=declared, **general)]
     found = read_metrics(folder)
     if "before" not in found:
-        return [Run(name=str(folder), folder=folder, about=found, metrics=found["metrics"], general=general, declared=declared)]
-    return [_half(folder, when, found, declared, general) for when in ("before", "after")]
+        return [Run(name=str(folder), folder=folder, about=found, metrics=found["metrics"], declared=declared, **general)]
+    return [_half(folder, when, found, declared, general if when == "after" else {}) for when in ("before", "after")]
 
 
 def _half(folder: Path, when: str, whole: Mapping[str, Any], declared: str | None, general: Mapping[str, Any]) -> Run:
     """A training run before or after: its own folder where it has one, else what the whole's metrics.json says."""
     own, name = folder / when, f"{folder} ({when})"
     about = read_metrics(own) if (own / "metrics.json").is_file() else {**whole, "metrics": whole["before" if when == "before" else "metrics"]}
-    return Run(name=name, folder=own, about=about, metrics=about["metrics"], declared=declared, general=general if when == "after" else {})
+    return Run(name=name, folder=own, about=about, metrics=about["metrics"], declared=declared, **general)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -107,13 +108,16 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _read_general(path: Path) -> Mapping[str, Any]:
+def _read_general(folder: Path) -> dict[str, Any]:
+    """The fields `general` and `general_model` of a run; none where the folder has no general benchmarks."""
+    path, about = folder / GENERAL, folder / GENERAL_RUN
     if not path.is_file():
         return {}
     found = _read_json(path)
     if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
         raise BadData(f'{path}: expected {{"benchmark": {{"metric": value}}}}, as `perception-r1 evaluate --general` writes it')
-    return found
+    told = _read_json(about) if about.is_file() else {}
+    return {"general": found, "general_model": str(told.get("model", ""))}
 
 
 def _read_json(path: Path) -> Any:

@@ -114,7 +114,7 @@ def _overview(runs: Sequence[Run]) -> Table:
     rows = [
         [Cell(text=text) for text in (run.name, run.task or "–", run.model, run.data, run.declared or "not declared", f"{run.samples:,}")]
         if run.task
-        else [Cell(text=run.name), Cell(text="general benchmarks"), *[Cell(text="–")] * 4]
+        else [Cell(text=text) for text in (run.name, "general benchmarks", run.general_model or "–", "–", "–", "–")]
         for run in runs
     ]
     return Table(head=head, rows=rows)

@@ -151,17 +151,17 @@ def size_note(run: Run) -> str | None:
 
 
 GENERAL = {
-    "MMBench": (("mmbench",), ("gpt_eval_score",)),
+    "MMBench": (("mmbench_en_dev", "mmbench_en_test"), ("gpt_eval_score",)),
     "MMVet": (("mmvet",), ("gpt_eval_score",)),
     "MMStar": (("mmstar",), ("average",)),
-    "ScienceQA": (("scienceqa",), ("exact_match",)),
+    "ScienceQA": (("scienceqa_img", "scienceqa"), ("exact_match",)),
     "SeedBench": (("seedbench",), ("seed_all", "seed_image")),
     "MME_cognition": (("mme",), ("mme_cognition_score",)),
-    "MME_perception": (("mme",), ("mme_perception_score",)),
-    "LLaVA-Bench": (("llava_in_the_wild", "llava_bench"), ("gpt_eval_llava_all",)),
+    "MME_perception": (("mme",), ("mme_perception_score", "mme_percetion_score")),
+    "LLaVA-Bench": (("llava_in_the_wild",), ("gpt_eval_llava_all",)),
     "AI2D": (("ai2d",), ("exact_match",)),
 }
-"""The paper's general benchmarks: how the names of lmms-eval's tasks begin, and which of their metrics is the paper's figure."""
+"""The paper's general benchmarks: lmms-eval's tasks for each, and its metrics that are the paper's figure (one is misspelt there)."""
 
 
 # --- ours beside theirs ----------------------------------------------------------------------------------------------
@@ -237,16 +237,14 @@ def general_with_ours(runs: Sequence[Run]) -> Table | None:
         return None
     table = next(table for table in paper_tables() if table.title == "General understanding")
     theirs = with_ours(table, [])
-    rows = [[Cell(text=run.name), *(_general_cell(run, column) for column in table.columns)] for run in ours]
+    rows = [[Cell(text=run.name, quiet=run.general_model), *(_general_cell(run, column) for column in table.columns)] for run in ours]
     return Table(head=theirs.head, rows=[*theirs.rows, *rows], ours=frozenset(range(len(theirs.rows), len(theirs.rows) + len(rows))))
 
 
 def _general_cell(run: Run, column: str) -> Cell:
-    starts, metrics = GENERAL.get(column, ((), ()))
-    for benchmark, found in run.general.items():
-        if benchmark.lower().startswith(tuple(starts)):
-            for metric in metrics:
-                value = next((value for name, value in found.items() if name.partition(",")[0] == metric), None)
-                if isinstance(value, (int, float)):
-                    return Cell(text=f"{value:.5g}", quiet=f"{benchmark}: {metric}")
+    benchmarks, metrics = GENERAL.get(column, ((), ()))
+    for benchmark in benchmarks:
+        for metric in metrics:
+            if isinstance(value := run.general.get(benchmark, {}).get(metric), (int, float)):
+                return Cell(text=f"{value:.5g}", quiet=f"{benchmark}: {metric}")
     return _DASH
