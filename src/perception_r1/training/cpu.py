@@ -31,7 +31,7 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
     A decoding step reads every weight for a few rows, and BLAS rearranges the weight each time. Seen on 2 cores with 8 rows and 30 M
     weights: 12 ms a step, packed 6 ms. Weights must not change inside. Other layers, and a torch without oneDNN, are left alone.
     """
-    layers = [layer for layer in model.modules() if _can_pack(layer)] if torch.backends.mkldnn.is_available() else []
+    layers: list[Any] = [layer for layer in model.modules() if _can_pack(layer)] if torch.backends.mkldnn.is_available() else []
     for layer in layers:
         layer.forward = _PackedLinear(layer, rows)
     try:
