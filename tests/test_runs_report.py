@@ -83,6 +83,17 @@ def test_the_report_opens_without_an_error_and_shows_every_picture(browser: Brow
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page is wider than the window"
 
 
+def test_a_mistake_in_an_escape_could_run_nothing_and_ask_nobody(browser: Browser, tmp_path: Path) -> None:
+    report([a_run(tmp_path, HOSTILE)], tmp_path / "report.html")
+    inside = "<script>window.hacked = true</script><img src='https://example.com/spy.png' onerror='window.hacked = true'>"
+    (tmp_path / "broken.html").write_text((tmp_path / "report.html").read_text(encoding="utf-8").replace("</body>", f"{inside}</body>"))
+    with watched_page(browser) as watched:
+        watched.open_file(tmp_path / "broken.html")
+        assert watched.page.evaluate("window.hacked") is None
+        assert sum("Content Security Policy" in problem for problem in watched.problems) >= 2
+        assert "request failed: https://example.com/spy.png" in watched.problems
+
+
 def test_hostile_answers_are_text_of_a_bounded_length(tmp_path: Path) -> None:
     page, markdown = report([a_run(tmp_path, HOSTILE)], tmp_path / "report.html")
     assert not page.all("script") + page.all("iframe") + page.all("a")
