@@ -32,12 +32,16 @@ def browser_program() -> str:
     return found
 
 
+PATIENCE = 120_000
+"""Milliseconds that a start or a step may take: a machine that runs other tests as well is slow."""
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium with a fresh profile of its own; closed at the end, whatever happened."""
     program = browser_program()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, chromium_sandbox=False, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=program, headless=True, chromium_sandbox=False, args=list(QUIET), timeout=PATIENCE)
         try:
             yield browser
         finally:
@@ -78,6 +82,7 @@ class Watched:
 def watched_page(browser: Browser, width: int = 1280, height: int = 900) -> Iterator[Watched]:
     """A fresh page that is watched from its first request on."""
     context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(PATIENCE)
     try:
         yield Watched(page=context.new_page())
     finally:
