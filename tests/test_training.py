@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file
 from trl import GRPOConfig, SFTConfig
 
+from perception_r1 import recipes
 from perception_r1.policy import tiny
 from perception_r1.records import BadData, Frame, Sample, Score, Truth
 from perception_r1.tasks import TASKS, make_task
 from perception_r1.training import grpo, sft
 from perception_r1.training.checkpoints import MARKER, newest_complete
 from perception_r1.training.dataset import ROWS, conversation_dataset, drawn, packed, processor_frame, prompt_dataset, unpacked
-from perception_r1.training.recipe import load_recipe, recipe_names
+from perception_r1.training.recipe import load_recipe
 from perception_r1.training.reward import group_figures, keep_before, write_parquet
 
 OCR_RUN = [
@@ -176,7 +177,7 @@ def test_the_papers_settings_are_the_named_recipes_defaults(name: str) -> None:
 
 
 def test_every_recipe_that_comes_with_the_package_parses() -> None:
-    for name in recipe_names():
+    for name in recipes.names():
         config = SFTConfig if name.startswith("tiny") else GRPOConfig
         ours, args, _ = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"], config)
         assert ours.data

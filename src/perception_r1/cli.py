@@ -14,6 +14,7 @@ import typer
 
 from .commands_data import data_app
 from .commands_evaluate import evaluate
+from .commands_study import study
 from .terminal import Output, WrongUsage, progress, shown, usage
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.command(epilog="Example: perception-r1 study matching --seeds 3 --budget 30")(study)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 

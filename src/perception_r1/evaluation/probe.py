@@ -74,11 +74,12 @@ def perplexities(mixture: Mixture) -> list[Perplexity]:
     counts: dict[tuple[str, str | None, str], Counter[int]] = defaultdict(Counter)
     for part in mixture.parts:
         for sample in part.samples:
-            counts[part.name, sample.source, sample.task][_objects(sample)] += 1
+            counts[part.name, sample.source, sample.task][objects_of(sample)] += 1
     return [_perplexity(*key, found) for key, found in counts.items()]
 
 
-def _objects(sample: Sample) -> int:
+def objects_of(sample: Sample) -> int:
+    """True objects of a sample, crowd regions left out; a page's text is one."""
     return len(true_objects(sample)) if sample.truth.text is None else 1
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from datasets import Dataset
 from ..data.rows import sample_from_row, sample_to_row
 from ..data.samples import open_image, replacing
 from ..evaluation.backends import frame_by_processor
+from ..primitives.boxes import centres
 from ..records import BadData, Frame, Sample
 from ..tasks import TASKS, Task
 
@@ -85,8 +87,21 @@ def conversations(samples: Iterable[Sample], turns: int) -> Iterator[list[Sample
 
 
 def _messages(group: Sequence[Sample], tasks: Mapping[str, Task], frame: Callable[[Sample], Frame]) -> list[dict[str, str]]:
-    said = [(tasks[sample.task].prompt(sample), tasks[sample.task].write(sample, frame(sample))) for sample in group]
+    said = [(tasks[it.task].prompt(it), tasks[it.task].write(it, frame(it), thought(it) if tasks[it.task].thinking else "")) for it in group]
     return [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
+
+
+def thought(sample: Sample) -> str:
+    """A short thought that leads to the true answer, for supervised training with thinking: how many of each label, where the one object
+    lies, how many lines the page has.
+    """
+    truth = sample.truth
+    if truth.text is not None:
+        return f"{len(truth.text.splitlines())} lines"
+    if sample.task == "grounding" and len(truth) == 1:
+        column, row = np.minimum(centres(truth.needed_boxes())[0] * 3 / [sample.width, sample.height], 2).astype(int)
+        return f"{sample.query} on the {('top', 'middle', 'bottom')[row]} {('left', 'middle', 'right')[column]}"
+    return ", ".join(f"{count} {label}" for label, count in sorted(Counter(truth.labels).items())) or "no " + sample.query
 
 
 class Picked(Sequence[Sample]):

@@ -4,15 +4,14 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from transformers import TrainingArguments
 from trl import ModelConfig, TrlParser
 
+from .. import recipes
 from ..policy import model_folder, tiny
 from ..records import BadData
 from ..tasks import parse_weights
@@ -55,26 +54,8 @@ class RecipeArguments:
         return parse_weights(self.weights)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in resources.files("perception_r1.recipes").iterdir() if entry.name.endswith(".yaml"))
-
-
 def _settings(recipe: str) -> Mapping[str, Any]:
-    named = resources.files("perception_r1.recipes") / f"{recipe}.yaml"
-    path = Path(recipe)
-    if named.is_file():
-        text = named.read_text(encoding="utf-8")
-    elif path.is_file():
-        text = path.read_text(encoding="utf-8")
-    else:
-        raise BadData(f"recipe {recipe!r} is not known: expected a YAML file or one of {', '.join(recipe_names())}")
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadData(f"recipe {recipe}: expected YAML, found {str(error).splitlines()[0]}") from error
-    if not isinstance(settings, dict):
-        raise BadData(f"recipe {recipe}: expected a mapping of keys to values, found {type(settings).__name__}")
+    settings = recipes.read(recipe)
     if settings.get("bf16") == "auto":
         settings["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if isinstance(share := settings.get("shared_prefix"), bool):  # YAML reads on and off as true and false

@@ -1,0 +1,139 @@
+"""What a study runs: arms (settings under comparison) × domains (a task with its data and model) × seeds, all read from YAML.
+
+Two runs with the same resolved settings are one run, whichever studies ask for it: its folder is named by their hash.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import recipes
+from ..records import BadData
+from ..tasks import TASKS
+
+COMMANDS = ("sft", "grpo")
+PLOTS = ("arms", "curves", "gain")
+MEASUREMENT = {"batch_size": 64, "max_new_tokens": 2048, "samples": 2, "temperature": 1.0}
+"""How held-out samples are answered, where a domain says nothing else: greedily, and `samples` times, two or more, at a
+temperature; 0 where the truth cannot be rewarded."""
+DRAWN = "drawn"
+"""The domains that come with the package and need no download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One training of a run."""
+
+    command: str
+    """`sft` or `grpo`."""
+    settings: Mapping[str, Any]
+    """Every key of the recipe as it will be run, except model, output_dir and resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One arm in one domain with one seed: trainings one after the other, each from what the one before made, then a measurement."""
+
+    domain: str
+    arm: str
+    seed: int
+    model: str
+    """Where the first training starts; what is measured when there is none."""
+    steps: tuple[Step, ...]
+    measurement: Mapping[str, Any]
+    """`eval_data` and how it is answered."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the result depends on: not of the names of the arm and the domain."""
+        asked = {"model": self.model, "steps": [asdict(step) for step in self.steps], "measurement": dict(self.measurement)}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A question, the runs that answer it, and what the paper found."""
+
+    name: str
+    question: str
+    finding: str
+    """The paper's answer, in words."""
+    reference: str
+    """The arm that the others are compared with."""
+    arms: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Arm → its trainings, each `{"sft" or "grpo": {key: value}}`; none for the base as it is."""
+    domains: Sequence[str]
+    paper: Mapping[str, Mapping[str, Any]]
+    """Domain → {"title": what the figures are, arm: where in the paper's tables its figure is}."""
+    plots: Sequence[str] = ("arms",)
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        def wrong(what: str) -> BadData:
+            return BadData(f"study {self.name}: {what}")
+
+        if self.reference not in self.arms:
+            raise wrong(f"the reference {self.reference!r} is no arm: expected one of {', '.join(self.arms)}")
+        for arm, steps in self.arms.items():
+            if not isinstance(steps, list) or not all(isinstance(step, dict) and len(step) == 1 and next(iter(step)) in COMMANDS for step in steps):
+                raise wrong(f"arm {arm!r}: expected a list of trainings, each sft or grpo with its keys, found {steps!r}")
+        if unknown := [name for name in self.plots if name not in PLOTS]:
+            raise wrong(f"plot {unknown[0]!r} is not known: expected some of {', '.join(PLOTS)}")
+        if told := {arm for cells in self.paper.values() for arm in cells} - {*self.arms, "title"}:
+            raise wrong(f"paper: {sorted(told)[0]!r} is no arm: expected some of {', '.join(self.arms)}")
+
+
+def read_study(name: str) -> Study:
+    """A study by name, or from a YAML file. Raises BadData for one that cannot be run."""
+    settings: dict[str, Any] = {"paper": {}} | recipes.read(name, "studies", "study")
+    try:
+        return Study(name=Path(name).stem, **settings)
+    except TypeError as problem:
+        raise BadData(f"study {name}: {str(problem).partition(') ')[2]}: expected question, finding, reference, arms and domains") from problem
+
+
+def read_domains(name: str) -> dict[str, dict[str, Any]]:
+    """Domains by name, from the package or a YAML file, each with model, data, eval_data and the recipes that train it. Raises BadData.
+
+    A domain that is not named as its task says it: `task: counting`.
+    """
+    found = recipes.read(name, "domains", "domains")
+    for title, domain in found.items():
+        if not isinstance(domain, dict) or domain.get("task", title) not in TASKS:
+            raise BadData(f"domains {name}: found {title!r}, expected the name of a task, or a mapping with `task`: {', '.join(TASKS)}")
+        if missing := [key for key in ("model", "data", "eval_data", *COMMANDS) if key not in domain]:
+            raise BadData(f"domains {name}: {title} has no {missing[0]}: expected model, data, eval_data, sft and grpo")
+    return {title: {"task": title} | domain for title, domain in found.items()}
+
+
+def runs_of(study: Study, domains: Mapping[str, Mapping[str, Any]], model: str | None = None) -> list[Run]:
+    """The runs of a study, seed by seed, so that a study that was stopped has whole seeds; from `model`, else from the domains' own.
+
+    Raises BadData for a domain that is not there. An arm without a training has one run: its greedy answers do not depend on a seed.
+    """
+    if missing := [name for name in study.domains if name not in domains]:
+        raise BadData(f"study {study.name} needs the domain {missing[0]}, found only {', '.join(domains)}: add it to the file of --data")
+    grid = [(seed, name, arm) for seed in range(study.seeds) for name in study.domains for arm in study.arms if study.arms[arm] or not seed]
+    return [_run(study, arm, name, domains[name], seed, model) for seed, name, arm in grid]
+
+
+def _run(study: Study, arm: str, name: str, domain: Mapping[str, Any], seed: int, model: str | None) -> Run:
+    steps = tuple(_step(domain, command, own, seed) for step in study.arms[arm] for command, own in step.items())
+    thinking = bool(steps and steps[-1].settings.get("thinking"))
+    measurement = {**MEASUREMENT, "eval_data": domain["eval_data"], "task": domain["task"], "thinking": thinking, **domain.get("measurement", {})}
+    return Run(domain=name, arm=arm, seed=seed, model=model or domain["model"], steps=steps, measurement=measurement)
+
+
+def _step(domain: Mapping[str, Any], command: str, own: Mapping[str, Any], seed: int) -> Step:
+    given = dict(domain[command])
+    recipe = recipes.read(given.pop("recipe"))
+    settings = {**recipe, "task": domain["task"], "data": domain["data"], **given, **own, "eval_data": None, "seed": seed}
+    if "num_generations" in own and "per_device_train_batch_size" not in own:  # as many prompts a step as the other arms
+        settings["per_device_train_batch_size"] *= own["num_generations"]
+        settings["per_device_train_batch_size"] //= {**recipe, **given}["num_generations"]
+    for key in ("model", "output_dir", "resume"):
+        settings.pop(key, None)
+    return Step(command=command, settings=settings)

@@ -1,0 +1,166 @@
+"""Runs a study's runs, one after the other, each once: train, measure, keep the result. What was stopped goes on where it was."""
+
+import fcntl
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from ..data.mixture import load_data
+from ..data.samples import replacing
+from ..evaluation.per_sample import read_per_sample, statistics_of_rows
+from ..evaluation.probe import ProbeSettings, log10_mean_factorial, objects_of, probe, sampled_groups
+from ..evaluation.run import evaluate, load_backend, main_metric, write_metrics
+from ..policy import SETTINGS_FILE
+from ..records import Sample
+from ..tasks import make_task
+from .grid import Run, Step
+
+RESULT = "result.json"
+TRAINING = "training.json"
+
+
+def folder_of(run: Run, root: Path) -> Path:
+    """Where a run lies, whichever studies share it."""
+    return root / "runs" / run.key
+
+
+def result_of(run: Run, root: Path) -> dict[str, Any] | None:
+    """What a run gave, or None while it has not ended."""
+    path = folder_of(run, root) / RESULT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def conduct(runs: Sequence[Run], root: Path, *, budget: float | None = None, most: int | None = None) -> int:
+    """Does the runs that are pending and returns how many it did; after `budget` minutes, or `most` runs, it begins no other.
+
+    A run that another process is doing is left to it.
+    """
+    begun, done = time.monotonic(), 0
+    for number, run in enumerate(runs, 1):
+        folder = folder_of(run, root)
+        if (folder / RESULT).is_file():
+            continue
+        if done == most or (budget is not None and time.monotonic() - begun >= 60 * budget):
+            break
+        with _claimed(folder) as mine:
+            if not mine or (folder / RESULT).is_file():
+                continue
+            Console().print(f"[bold]run {number} of {len(runs)}[/]: {run.domain}, {run.arm}, seed {run.seed} ({folder})", soft_wrap=True)
+            write_metrics(execute(run, folder), folder / RESULT)
+            done += 1
+    return done
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process, and no other on this machine, has the folder's run; a process that dies lets it go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".claim").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def execute(run: Run, folder: Path) -> dict[str, Any]:
+    """Trains and measures one run; returns its result. Trainings that are in `folder` already are not done again."""
+    model, curve, seconds = run.model, [], 0.0
+    for number, step in enumerate(run.steps, 1):
+        output = folder / f"{number}-{step.command}"
+        begun = time.process_time()
+        if not (output / SETTINGS_FILE).is_file():
+            _train(step, model, output)
+        training = _tidied(output, time.process_time() - begun)
+        model, curve, seconds = str(output), training["curve"], seconds + training["cpu_seconds"]
+    begun = time.process_time()
+    about = {"domain": run.domain, "seed": run.seed, "model": run.model, "steps": [dict(step.settings) for step in run.steps], "curve": curve}
+    result = _measure(run, model, folder)
+    return about | result | {"cpu_minutes": (seconds + time.process_time() - begun) / 60}
+
+
+def _train(step: Step, model: str, output: Path) -> None:
+    from ..training import grpo, sft
+
+    recipe, settings = output.with_suffix(".yaml"), dict(step.settings)
+    if settings.get("curriculum") and not settings.get("difficulty"):
+        settings["difficulty"] = str(_difficulty(settings, model, output.with_name("difficulty.jsonl")))
+    with replacing(recipe) as part:
+        part.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    train = {"sft": sft.run, "grpo": grpo.run}[step.command]
+    train(str(recipe), ["--model", model, "--output_dir", str(output), "--resume", "true"])
+
+
+def _difficulty(settings: Mapping[str, Any], model: str, path: Path) -> Path:
+    """What the model's answers to the training samples earn before the training, for its curriculum."""
+    if not path.is_file():
+        drawing = ProbeSettings(num_generations=8, batch_size=128, max_new_tokens=settings["max_completion_length"], seed=settings["seed"])
+        probe(settings["data"], model=model, task=settings["task"], settings=drawing, save_difficulty=path)
+    return path
+
+
+def _tidied(output: Path, cpu_seconds: float) -> dict[str, Any]:
+    """The curve of an ended training, and what it cost the process that ended it; checkpoints, several times the policy, make way."""
+    checkpoints = sorted(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    if checkpoints:
+        history = json.loads((checkpoints[-1] / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        with replacing(output / TRAINING) as part:
+            part.write_text(json.dumps({"curve": curve_of(history), "cpu_seconds": cpu_seconds}), encoding="utf-8")
+        for checkpoint in checkpoints:
+            shutil.rmtree(checkpoint)
+    return json.loads((output / TRAINING).read_text(encoding="utf-8"))
+
+
+def curve_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Step, reward of the rollouts and seconds of training so far, a row a log of GRPO; TRL logs the mean seconds of a step.
+
+    >>> curve_of([{"step": 2, "reward": 1.0, "step_time": 3.0}, {"step": 3, "reward": 1.5, "step_time": 4.0}, {"train_loss": 0.1}])
+    [{'step': 2, 'reward': 1.0, 'seconds': 6.0}, {'step': 3, 'reward': 1.5, 'seconds': 10.0}]
+    """
+    curve, seconds, before = [], 0.0, 0
+    for row in history:
+        if "reward" in row:
+            seconds += row["step_time"] * (row["step"] - before)
+            before = row["step"]
+            curve.append({"step": before, "reward": row["reward"], "seconds": seconds})
+    return curve
+
+
+def _measure(run: Run, model: str, folder: Path) -> dict[str, Any]:
+    given = dict(run.measurement)
+    data, name = given["eval_data"], given["task"]
+    decoding = {key: given[key] for key in ("batch_size", "max_new_tokens", "thinking")}
+    found = evaluate(data=data, model=model, task=name, output=folder / "evaluation", **decoding)
+    samples = load_data(data, name)
+    stats = statistics_of_rows(read_per_sample(folder / "evaluation"))
+    return {
+        "task": name,
+        "main_metric": main_metric(name, found["metrics"]),
+        "data": found["data"],
+        "versions": found["versions"],
+        "metrics": found["metrics"],
+        "statistics": {stat: column.tolist() for stat, column in stats.items()},
+        "sampled": _sampled(run, model, samples) if given["samples"] else [],
+        "bounds": make_task(name).bounds(),
+        "log10_perplexity": log10_mean_factorial(Counter(objects_of(sample) for sample in samples)),
+    }
+
+
+def _sampled(run: Run, model: str, samples: Sequence[Sample]) -> list[float]:
+    """What each held-out sample's drawn answers earn on average, with all terms and Hungarian matching, whatever the training rewarded."""
+    given = run.measurement
+    settings = ProbeSettings(
+        num_generations=given["samples"], temperature=given["temperature"], batch_size=given["batch_size"] * given["samples"], seed=run.seed,
+        max_new_tokens=given["max_new_tokens"], thinking=given["thinking"],
+    )  # fmt: skip
+    groups = sampled_groups(load_backend(model, samples), samples, settings)
+    return [sum(score.total for score in group.scores) / len(group.scores) for group in groups]
