@@ -15,9 +15,10 @@ from rich.console import Console
 
 from ..data.mixture import load_data
 from ..data.samples import replacing
+from ..evaluation.asking import load_backend
 from ..evaluation.per_sample import read_per_sample, statistics_of_rows
 from ..evaluation.probe import ProbeSettings, log10_mean_factorial, objects_of, probe, sampled_groups
-from ..evaluation.run import evaluate, load_backend, main_metric, write_metrics
+from ..evaluation.run import evaluate, main_metric, write_metrics
 from ..policy import SETTINGS_FILE
 from ..records import Sample
 from ..tasks import make_task
