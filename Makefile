@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # The first interpreter found that is 3.11 or newer; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
-EXTRAS := train,eval,dev
+EXTRAS := train,eval,dev,demo
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 APT := apt-get -o DPkg::Lock::Timeout=300
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n)

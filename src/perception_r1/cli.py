@@ -207,6 +207,36 @@ def show(
     print(f"wrote {output}")
 
 
+@app.command(epilog="Example: perception-r1 demo --model runs/quickstart --base tiny")
+def demo(
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or hub id; with --server, the name that it has there.")] = None,
+    base: Annotated[str | None, typer.Option(help="A second model, asked the same and shown beside it.")] = None,
+    server: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server, as http://localhost:8000; needs --dialect.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task chosen at first; the model's own by default.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How answers write boxes; each model's own by default.")] = None,
+    thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; each model's own way by default.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest image the model sees.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU when there is one.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+) -> None:
+    """A web page: drop a picture, ask, and see the answer drawn and, once you draw the truth, what it earns."""
+    from .tasks import make_task
+
+    if model is None and server is None:
+        raise WrongUsage("expected --model (a checkpoint folder, a hub id, or tiny) or --server")
+    with usage():
+        make_task(task or "grounding", dialect=dialect or "qwen2-vl")
+    from .demo.page import serve
+    from .demo.policies import load_policies
+
+    policies = load_policies(
+        model, base, server=server, thinking=thinking, max_new_tokens=max_new_tokens, device=device, dialect=dialect, max_pixels=max_pixels
+    )
+    serve(policies, host=host, port=port, task=task)
+
+
 def passed_on(context: typer.Context, recipe: str) -> list[str]:
     """The `--key value` overrides after RECIPE, as they were typed."""
     if recipe.startswith("-"):
