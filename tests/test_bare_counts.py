@@ -55,6 +55,7 @@ def test_count_metrics_are_those_of_the_numbers_and_no_distance_is_made_up(file:
     assert found["count_mae"]["value"] == errors.mean()
     assert found["count_rmse"]["value"] == pytest.approx(np.sqrt((errors**2).mean()))
     assert found["parse_failure_rate"]["value"] == 0.25
+    assert found["count_within1"]["value"] == 0.5
     assert not [name for name in found if "distance" in name]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"] == found
 

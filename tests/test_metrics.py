@@ -251,7 +251,8 @@ def test_an_ap_difference_to_itself_is_nothing_and_to_the_truth_is_a_gain() -> N
     samples, answers, _ = odd_scenes(np.random.default_rng(5), images=10, crowd=0, empty=0)
     right = [Answer(boxes=sample.truth.boxes, labels=sample.truth.labels) for sample in samples]
     same, gain = (coco_ap_difference(samples, answers, after, resamples=10)["AP"] for after in (answers, right))
-    assert same == {"value": 0.0, "ci95": [0.0, 0.0]}
+    assert same == {"value": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
+    assert gain["p"] == pytest.approx(2 / 11)
     assert gain["value"] == pytest.approx(1 - coco_ap(samples, answers, resamples=0)["AP"]["value"])
     assert 0 < gain["ci95"][0] <= gain["value"] <= gain["ci95"][1] + 0.2
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..records import Answer, BadData, Sample
 from ..tasks.detection import COCO_NAMES
 from ..tasks.task import plain_name
-from .intervals import interval
+from .intervals import interval, two_sided_p
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SIZES = ("small", "medium", "large")
@@ -134,9 +134,15 @@ def coco_ap(samples: Sequence[Sample], answers: Sequence[Answer | None], *, seed
 def coco_ap_difference(
     samples: Sequence[Sample], before: Sequence[Answer | None], after: Sequence[Answer | None], *, seed: int = 0, resamples: int = 100
 ) -> dict[str, dict[str, Any]]:
-    """After minus before for COCO's twelve figures, `{"value", "ci95"}`, both on the same resamples of the images."""
+    """After minus before for COCO's twelve figures, `{"value", "ci95", "p"}`, both on the same resamples of the images.
+
+    `p` is two-sided: twice the share of resamples on the other side of no change, the data itself counted in.
+    """
     (value_0, draws_0), (value_1, draws_1) = (_ap_and_draws(coco_tables(samples, answers), seed, resamples) for answers in (before, after))
-    return {name: {"value": _defined(value_1[k] - value_0[k]), "ci95": interval(draws_1[:, k] - draws_0[:, k])} for k, name in enumerate(AP_NAMES)}
+    value, draws_R12 = value_1 - value_0, draws_1 - draws_0
+    return {
+        name: {"value": _defined(value[k]), "ci95": interval(draws_R12[:, k]), "p": two_sided_p(draws_R12[:, k])} for k, name in enumerate(AP_NAMES)
+    }
 
 
 def ap_by_class_and_size(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -26,6 +26,19 @@ def interval(values_R: np.ndarray) -> list[float] | None:
     return [float(edge) for edge in np.percentile(defined, CONFIDENCE)] if defined.size else None
 
 
+def two_sided_p(values_R: np.ndarray) -> float:
+    """The p-value that inverts the percentile interval: twice the share of bootstrap differences on the rarer side of 0, at most 1.
+
+    One is added to both counts, so that p is never 0; with R resamples it is at least 2 / (R + 1).
+
+    >>> two_sided_p(np.array([0.1, 0.2, 0.3])), two_sided_p(np.zeros(3))
+    (0.5, 1.0)
+    """
+    defined = values_R[np.isfinite(values_R)]
+    rarer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    return min(1.0, 2 * (1 + rarer) / (1 + defined.size))
+
+
 def swaps(count: int, *, seed: int, permutations: int) -> Iterator[np.ndarray]:
     """Which of `count` pairs to swap, in blocks (R, S) of 0 and 1; R over all blocks is `permutations`."""
     random = np.random.default_rng(seed)
