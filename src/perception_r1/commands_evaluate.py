@@ -14,7 +14,8 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Sample file, or a shorthand: coco:ROOT, scenes:counting?n=1000&split=test.")] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint folder, or hub id; with --server, its name there.")] = None,
     server: Annotated[str | None, typer.Option(help="Address of a server that speaks OpenAI's chat completions.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help='Lines of {"id", "completion", "finish"}.')] = None,
+    predictions: Annotated[Path | None, typer.Option(help='Lines of {"id", "completion"}, COCO results (.json), or a folder of ID.txt.')] = None,
+    categories: Annotated[Path | None, typer.Option(help="Instances JSON with the category ids of COCO results, when not COCO's own.")] = None,
     general: Annotated[str | None, typer.Option(help="Benchmarks of lmms-eval instead of --data, as mmstar,mmbench_en_dev.")] = None,
     task: Annotated[str | None, typer.Option(help="grounding, counting, detection or ocr; the data's own by default.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
@@ -60,9 +61,9 @@ def evaluate(
         reach = Reach(parallel=parallel, timeout=timeout, retries=retries)
     with progress("answering") as step:
         run(
-            data=data, output=output, model=model, server=server, predictions=predictions, task=task, dialect=dialect, thinking=thinking, limit=limit,
-            batch_size=batch_size, max_new_tokens=max_new_tokens, min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, device=device, dtype=dtype,
-            vllm=vllm, reach=reach, overwrite=overwrite, processes=launched(server or predictions), on_progress=step,
+            data=data, output=output, model=model, server=server, predictions=predictions, categories=categories, task=task, dialect=dialect,
+            thinking=thinking, limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens, min_pixels=min_pixels, max_pixels=max_pixels,
+            seed=seed, device=device, dtype=dtype, vllm=vllm, reach=reach, overwrite=overwrite, processes=launched(server or predictions), on_progress=step,
         )  # fmt: skip
 
 

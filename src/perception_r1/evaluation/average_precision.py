@@ -56,13 +56,17 @@ def coco_tables(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> 
     """
     names = tuple(dict.fromkeys(name for sample in samples for name in sample.categories or COCO_NAMES))
     number = {plain_name(name): index + 1 for index, name in enumerate(names)}
+    category: dict[str, int] = {}
+    """Of every label as it was written: most are written many times."""
     true_rows, found_rows = [np.zeros((0, 8))], [np.zeros((0, 7))]
     for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         true_rows.append(_true_rows(index, sample, number))
         if answer is None:
             continue
         confidence_N = np.ones(len(answer.boxes)) if answer.scores is None else answer.scores
-        category_N = np.array([number.get(plain_name(label), 0) for label in answer.labels], dtype=np.float64)
+        for label in set(answer.labels) - category.keys():
+            category[label] = number.get(plain_name(label), 0)
+        category_N = np.array([category[label] for label in answer.labels], dtype=np.float64)
         rows_N7 = np.column_stack([np.full(len(answer.boxes), index), _corner_and_size(answer.boxes), confidence_N, category_N])
         found_rows.append(rows_N7[category_N > 0])
     return CocoTables(names=names, true_M8=np.concatenate(true_rows), found_N7=np.concatenate(found_rows), images=len(samples))

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import BadData
-from ..tasks import TASKS, make_task
+from ..tasks import TASKS
+from .compare import compare_runs
 from .folders import Metrics, Run
-from .metrics import paired_difference
 from .page import Block, Cell, Drawings, Fold, Heading, Items, Table, Words
-from .per_sample import read_per_sample, statistics_of_rows
 from .plots import bars_svg
 
 PLOTTED = {
@@ -80,19 +79,16 @@ def _differences(runs: Sequence[Run]) -> list[Block]:
     return blocks
 
 
-def _paired(first: Run, run: Run) -> dict[str, dict[str, Any]]:
+def _paired(first: Run, run: Run) -> Mapping[str, Mapping[str, Any]]:
     """Raises BadData where a run has no per_sample.jsonl, or another task's or other samples than the first."""
     if first.task not in TASKS:
         raise BadData(f"{first.task} is not among the tasks {', '.join(TASKS)}")
-    before, after = read_per_sample(first.folder), read_per_sample(run.folder)
-    if [row["id"] for row in before] != [row["id"] for row in after]:
-        raise BadData("their per_sample.jsonl hold other samples")
-    return paired_difference(make_task(first.task), statistics_of_rows(before), statistics_of_rows(after))
+    return compare_runs(first.folder, run.folder, ap_resamples=None)["metrics"]
 
 
 def _difference_table(found: Mapping[str, Any]) -> Table:
-    rows = [[Cell(text=name), number(entry, sign="+")] for name, entry in found.items()]
-    return Table(head=["metric", "paired difference"], rows=rows)
+    rows = [[Cell(text=name), number(entry, sign="+"), *(Cell(text=f"{entry[p]:.4f}") for p in ("p", "p_holm"))] for name, entry in found.items()]
+    return Table(head=["metric", "paired difference", "p", "p (Holm)"], rows=rows)
 
 
 # --- parts of the data -----------------------------------------------------------------------------------------------
