@@ -63,7 +63,8 @@ def evaluate(
         run(
             data=data, output=output, model=model, server=server, predictions=predictions, categories=categories, task=task, dialect=dialect,
             thinking=thinking, limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens, min_pixels=min_pixels, max_pixels=max_pixels,
-            seed=seed, device=device, dtype=dtype, vllm=vllm, reach=reach, overwrite=overwrite, processes=launched(server or predictions), on_progress=step,
+            seed=seed, device=device, dtype=dtype, vllm=vllm, reach=reach, overwrite=overwrite, processes=launched(server or predictions),
+            on_progress=step,
         )  # fmt: skip
 
 

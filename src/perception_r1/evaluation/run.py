@@ -17,6 +17,7 @@ from ..data.samples import read_samples, replacing, unique
 from ..dialects import frame_of
 from ..records import BadData, Sample
 from ..tasks import TASKS, Task, make_task
+from ..tasks.words import wordnet_version
 from .asking import Backend, Processes, Question, Reach, Reply, check_images, load_backend
 from .breakdown import breakdown
 from .journal import REMEDY, RUN, Journal, has_answers
@@ -250,7 +251,8 @@ def _result(
     else:
         found["strict"] = found["metrics"]
     found["breakdown"] = breakdown(task, samples, readings, stats)
-    return {"task": task.name, **about, "settings": asdict(settings), "versions": versions(), **found}
+    words = {"wordnet": wordnet_version()} if task.name == "ocr" else {}
+    return {"task": task.name, **about, "settings": asdict(settings), "versions": versions() | words, **found}
 
 
 def load_samples(data: str | None, model: str | Path | None, predictions: str | Path | None, task: str | None = None) -> Sequence[Sample]:

@@ -98,6 +98,12 @@ def wordnet_folder() -> Path | None:
     return next((folder for folder in folders if (folder / "data.noun").is_file()), None)
 
 
+def wordnet_version() -> str | None:
+    """The version that WordNet's files state, for metrics.json; None when there is none."""
+    reader = wordnet()
+    return None if reader is None else str(reader.get_version())
+
+
 def wordnet() -> Any:
     """nltk's reader of the WordNet that `wordnet_folder` finds, or None."""
     folder = wordnet_folder()
