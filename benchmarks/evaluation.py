@@ -1,6 +1,6 @@
 """How long the metrics take: COCO AP beside pycocotools on the same boxes, and all OCR metrics of 1,000 pages.
 
-Prints a table: both sides of AP in one run with their largest difference, then seconds for the pages. About two minutes.
+Prints a table: both sides of AP in one run with their largest difference, then seconds for the pages. About a minute.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from perception_r1.tasks.words import meteor_name
 IMAGES, BOXES, TRUTHS = 5000, 100, 7
 """Images, detections an image, and true objects an image (COCO's val2017 has 7.3)."""
 PAGES, WORDS = 1000, 450
-"""Pages, a third of them Chinese, and the words of an English one; a Chinese one has as many characters as that has letters / 3."""
+"""Pages, a third of them Chinese, and the words of the others; a Chinese one has twice as many characters."""
 
 
 def timed(work: Callable[[], Any], repeats: int) -> tuple[Any, float]:

@@ -30,8 +30,11 @@ PADILLA = (0.503647, 0.696973, 0.571667, 0.593252, 0.557991, 0.489363, 0.386813,
 """What Padilla's test asserts for the same detections, with boxes' areas and without crowds."""
 WITHOUT_TORCH = """
 import sys
-for name in ("torch", "torchvision", "transformers", "trl"):
-    sys.modules[name] = None
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "transformers", "trl"):
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocked())
 from perception_r1.cli import main
 main(sys.argv[1:])
 """

@@ -18,7 +18,7 @@ SIZES = ("small", "medium", "large")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CocoTables:
-    """Truths and detections of S images as columns: image is the index of the sample, boxes are COCO's x, y, width, height.
+    """Truths and detections of S images as columns: image is its place in `coco_tables`' order, boxes are COCO's x, y, width, height.
 
     True columns: image, category, 4 box, area, crowd. Detected columns: image, 4 box, score, category (hotcoco's order).
     """
@@ -50,7 +50,8 @@ def _corner_and_size(boxes_N4: np.ndarray) -> np.ndarray:
 def coco_tables(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> CocoTables:
     """Tables for COCO AP from samples with true boxes and their answers (None: malformed, no detection).
 
-    An answer without `scores` has 1.0 for every box: ties keep the order of the samples and of the text.
+    An answer without `scores` has 1.0 for every box. Ties keep the order of the images and of the text; that of the images is
+    COCO's, by their numbers, when every sample's id is one or `coco-` and one, else the order of the samples.
     Detections whose label no sample lists are left out, as COCO does; `unknown_label_rate` counts them. So are items that
     could not be read as a box. A truth outside the label set, or without boxes, raises BadData.
     """
@@ -59,7 +60,7 @@ def coco_tables(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> 
     category: dict[str, int] = {}
     """Of every label as it was written: most are written many times."""
     true_rows, found_rows = [np.zeros((0, 8))], [np.zeros((0, 7))]
-    for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+    for index, (sample, answer) in enumerate(_in_coco_order(samples, answers)):
         true_rows.append(_true_rows(index, sample, number))
         if answer is None:
             continue
@@ -70,6 +71,13 @@ def coco_tables(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> 
         rows_N7 = np.column_stack([np.full(len(answer.boxes), index), _corner_and_size(answer.boxes), confidence_N, category_N])
         found_rows.append(rows_N7[category_N > 0])
     return CocoTables(names=names, true_M8=np.concatenate(true_rows), found_N7=np.concatenate(found_rows), images=len(samples))
+
+
+def _in_coco_order(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> list[tuple[Sample, Answer | None]]:
+    pairs, numbers = list(zip(samples, answers, strict=True)), [sample.id.removeprefix("coco-") for sample in samples]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        return pairs
+    return [pairs[place] for place in sorted(range(len(pairs)), key=lambda place: int(numbers[place]))]
 
 
 def _true_rows(index: int, sample: Sample, number: Mapping[str, int]) -> np.ndarray:
