@@ -52,7 +52,7 @@ def test_a_new_task_is_checked_scored_and_measured_by_what_is_there(run: Callabl
     assert totals == {"truth": "2", "nothing": "1", "prose": "0"}
     assert "problem expected boxes as qwen2-vl writes them, found 'Over there.'" in printed
     rates = {name: float(value) for name, value in re.findall(r"│ (\w+) +│ (\d\.\d+) │", printed)}
-    assert set(rates) == {"hit_rate", "parse_failure_rate", "truncated_rate"}
+    assert set(rates) == {"hit_rate", "parse_failure_rate", "truncated_rate", "answer_length"}
     assert 0 < rates["hit_rate"] < 0.5  # "none" is right only where nothing of the kind is there
     assert rates["parse_failure_rate"] == 0
 
