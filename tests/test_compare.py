@@ -35,17 +35,17 @@ def detection_stats(random: np.random.Generator, count: int) -> dict[str, np.nda
 
 # --- intervals -------------------------------------------------------------------------------------------------------
 def test_95_percent_intervals_cover_the_truth_in_93_to_97_of_100_simulations() -> None:
-    """A mean, a proportion and a ratio of sums, 1,000 data sets of 150 samples each; the true values are known."""
-    random, inside = np.random.default_rng(1), {"mean_iou": 0, "acc@0.75": 0, "f1@0.5": 0}
+    """A mean, a proportion and a ratio of sums, 2,000 data sets of 200 samples each; the true values are known."""
+    random, inside = np.random.default_rng(0), {"mean_iou": 0, "acc@0.75": 0, "f1@0.5": 0}
     truths = {"mean_iou": 4 / 6, "acc@0.75": 1 - float(scipy_stats.beta(4, 2).cdf(0.75)), "f1@0.5": 2 * 2.8 / (4 + 2.8 + 1)}
-    for simulation in range(1000):
-        options = {"seed": simulation, "resamples": 400}
-        found = bootstrap(make_task("grounding"), grounding_stats(random.beta(4, 2, 150)), **options)
-        found |= bootstrap(make_task("detection"), detection_stats(random, 150), **options)
+    for simulation in range(2000):
+        options = {"seed": simulation, "resamples": 500}
+        found = bootstrap(make_task("grounding"), grounding_stats(random.beta(4, 2, 200)), **options)
+        found |= bootstrap(make_task("detection"), detection_stats(random, 200), **options)
         for name, truth in truths.items():
             low, high = found[name]["ci95"]
             inside[name] += low <= truth <= high
-    assert all(930 <= count <= 970 for count in inside.values()), inside
+    assert all(1860 <= count <= 1940 for count in inside.values()), inside
 
 
 # --- p-values --------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_runs_on_other_data_or_tasks_are_refused(tmp_path: Path) -> None:
 def test_lines_a_sample_are_in_order_and_say_what_was_wrong(tmp_path: Path) -> None:
     folder = run(tmp_path, "one", 6, "detection", count=3)
     lines = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
-    lines[0]["completion"], lines[2]["completion"] = "no idea", f"I see {lines[2]['completion']}"
+    lines[0]["completion"], lines[2]["completion"] = "no idea", f"{lines[2]['completion']}\nThat is all."
     (tmp_path / "one.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = evaluate(data=str(tmp_path / "detection.jsonl"), predictions=tmp_path / "one.jsonl", output=folder, dialect="plain", resamples=20)
     rows = [json.loads(line) for line in (folder / "per_sample.jsonl").read_text().splitlines()]

@@ -20,8 +20,8 @@ from perception_r1.records import Answer, BadData, Sample, Truth
 from perception_r1.tasks import make_task, words
 
 TEXTS = st.text(alphabet="ab cé\n第一页", max_size=25)
-SYNSETS = {"noun": [["car", "automobile"], ["bank"]], "verb": [["buy", "purchase"]], "adj": [["big", "large"]], "adv": [["fast"]]}
-"""A WordNet of a few words: each list is one meaning."""
+SYNSETS = {"noun": [["car", "auto"], ["bank"]], "verb": [["buy", "get"]], "adj": [["big", "grand"]], "adv": [["fast"]]}
+"""A WordNet of a few words: each list is one meaning. All are their own stems: nltk looks for synonyms of stems."""
 
 
 def write_wordnet(folder: Path) -> Path:
@@ -96,7 +96,7 @@ def test_a_page_is_worth_what_nltk_called_directly_says(found: str, true: str, w
 
 # --- WordNet ---------------------------------------------------------------------------------------------------------
 def test_synonyms_count_where_wordnet_is_found_and_the_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, true = "a large automobile to purchase", "a big car to buy"
+    found, true = "a grand auto to get", "a big car to buy"
     monkeypatch.setenv(words.WORDNET_VARIABLE, "")
     without = measure(found, true)
     assert without["meteor_without_synonyms"] == meteor_score.meteor_score([true.split()], found.split(), wordnet=NoSynonyms())
