@@ -1,5 +1,6 @@
 """A packed row gives each completion the numbers of a row of its own: against plain float64 forwards and against TRL's own path."""
 
+import importlib.util
 import inspect
 from contextlib import nullcontext
 from pathlib import Path
@@ -338,13 +339,17 @@ def test_an_unknown_architecture_or_attention_is_refused_with_its_name() -> None
     assert why_not(words) == "the architecture qwen2 is not one of qwen2_vl, qwen2_5_vl, qwen3_vl"
 
 
-def test_two_processes_of_fsdp2_have_the_log_probabilities_gradients_and_rollouts_of_one(tmp_path: Path) -> None:
-    in_two_processes("sharded", tmp_path)
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+
+
+@pytest.mark.parametrize("job", ["sharded", pytest.param("zero3", marks=pytest.mark.skipif(not HAS_DEEPSPEED, reason="needs deepspeed, an extra"))])
+def test_two_processes_that_share_the_weights_have_the_log_probabilities_gradients_and_rollouts_of_one(tmp_path: Path, job: str) -> None:
+    in_two_processes(job, tmp_path)
     given, (ids, mask) = prompts(GRIDS), completions(2, 4, 7)
     for family in FAMILIES:
         model = sharing(family)
         found = ours(model, given, ids, mask)[0]
-        expected = gradients(model, found) / 2  # FSDP2 takes the mean over processes
+        expected = gradients(model, found) / 2  # both take the mean over processes
         for rank in range(2):
             together, own = torch.load(tmp_path / f"{family}-{rank}.pt"), only(given, rank)
             assert (together["logps"] - found).abs().max() <= 2e-6

@@ -64,6 +64,43 @@ def sharded(folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def zero3(folder: Path) -> None:
+    """The same with DeepSpeed's ZeRO-3, which keeps a part of each weight in each process."""
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+    from deepspeed.utils import safe_get_full_grad
+    from tests.small_families import FAMILIES, completions, prompts
+    from tests.test_shared_prefix import GRIDS, images, only, ours, sharing, weights_of
+    from transformers.integrations import HfDeepSpeedConfig
+
+    from perception_r1.training.rollouts import prefill_once
+
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    rank = dist.get_rank()
+    ids, mask = completions(2, 4, 7)
+    given = only(prompts(GRIDS), rank)
+    stage = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": stage, "zero_allow_untested_optimizer": True}
+    models = {family: sharing(family) for family in FAMILIES}
+    known = HfDeepSpeedConfig(config)  # from here on, as long as it lives, transformers knows of ZeRO-3, as from a trainer's settings
+    assert known.is_zero3()
+    for family, model in models.items():
+        engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), config=config)
+        assert all(parameter.numel() == 0 for parameter in model.parameters())  # what is left here is on the other side of the partition
+        logps, _ = ours(engine, given, ids[rank : rank + 1], mask[rank : rank + 1])
+        engine.backward((logps * weights_of(ids)[rank]).sum())
+        full = [safe_get_full_grad(parameter) for parameter in model.parameters()]
+        both = [torch.empty_like(logps) for _ in range(2)]
+        dist.all_gather(both, logps.detach())
+        with prefill_once(model, 3), torch.no_grad():
+            inputs = {"input_ids": given.ids, "attention_mask": given.mask, "mm_token_type_ids": given.types, **images(given)}
+            tokens = model.generate(**inputs, do_sample=False, max_new_tokens=4 + 6 * rank)
+        gradients = torch.cat([gradient.flatten() for gradient in full if gradient is not None])
+        torch.save({"logps": torch.cat(both), "gradients": gradients, "tokens": tokens}, folder / f"{family}-{rank}.pt")
+    dist.destroy_process_group()
+
+
 def trained(folder: Path) -> None:
     """Three GRPO steps in DDP on the policy in `folder`, half of the prompts in each process: writes weights and losses."""
     import torch
