@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import BadData
-from ..tasks import TASKS
 from .compare import compare_runs
 from .folders import Metrics, Run
 from .page import Block, Cell, Drawings, Fold, Heading, Items, Table, Words
@@ -62,8 +61,7 @@ def _strictness(runs: Sequence[Run]) -> str:
 
 # --- paired differences ----------------------------------------------------------------------------------------------
 def _differences(runs: Sequence[Run]) -> list[Block]:
-    if len(runs) < 2:
-        return []
+    """Of each later run to the first, on the same samples; or why there is none."""
     first, blocks = runs[0], []
     for run in runs[1:]:
         if run.data_key != first.data_key:
@@ -71,23 +69,23 @@ def _differences(runs: Sequence[Run]) -> list[Block]:
             blocks.append(Words(text=text, strong=True))
             continue
         try:
-            found = _paired(first, run)
+            found = compare_runs(first.folder, run.folder)
         except BadData as problem:
             blocks.append(Words(text=f"No paired difference of {run.name} and {first.name}: {problem}"))
             continue
-        blocks += [Heading(text=f"{run.name} minus {first.name}, on the same samples", level=3), _difference_table(found)]
+        blocks += [Heading(text=f"{run.name} minus {first.name}, on the same samples", level=3), _difference_table(found["metrics"]), _TESTED]
+        blocks += [Items(lines=found["notes"])] if found["notes"] else []
     return blocks
 
 
-def _paired(first: Run, run: Run) -> Mapping[str, Mapping[str, Any]]:
-    """Raises BadData where a run has no per_sample.jsonl, or another task's or other samples than the first."""
-    if first.task not in TASKS:
-        raise BadData(f"{first.task} is not among the tasks {', '.join(TASKS)}")
-    return compare_runs(first.folder, run.folder, ap_resamples=None)["metrics"]
+_TESTED = Words(
+    text="p: two-sided, of a permutation test that swaps the two runs on random samples (COCO's figures: of paired resamples); Holm: adjusted for their number.",
+    quiet=True,
+)
 
 
-def _difference_table(found: Mapping[str, Any]) -> Table:
-    rows = [[Cell(text=name), number(entry, sign="+"), *(Cell(text=f"{entry[p]:.4f}") for p in ("p", "p_holm"))] for name, entry in found.items()]
+def _difference_table(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = [[Cell(text=name), number(entry, sign="+"), _plain(entry["p"], 4), _plain(entry["p_holm"], 4)] for name, entry in metrics.items()]
     return Table(head=["metric", "paired difference", "p", "p (Holm)"], rows=rows)
 
 
@@ -122,8 +120,8 @@ def _part_table(names: Sequence[str], metrics: Sequence[str], runs: Sequence[Run
     return Table(head=head, rows=rows)
 
 
-def _plain(value: float | None) -> Cell:
-    return Cell(text="–" if value is None else f"{value:.3f}")
+def _plain(value: float | None, digits: int = 3) -> Cell:
+    return Cell(text="–" if value is None else f"{value:.{digits}f}")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
