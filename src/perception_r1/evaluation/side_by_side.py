@@ -79,7 +79,8 @@ def _differences(runs: Sequence[Run]) -> list[Block]:
 
 
 _TESTED = Words(
-    text="p: two-sided, of a permutation test that swaps the two runs on random samples (COCO's figures: of paired resamples); Holm: adjusted for their number.",
+    text="p: two-sided, of a permutation test that swaps the two runs on random samples (COCO's figures: of paired resamples). "
+    "Holm: adjusted for the number of metrics tested.",
     quiet=True,
 )
 
