@@ -267,3 +267,17 @@ def test_an_answer_lands_on_the_right_pixel_of_the_original_at_five_sizes(dialec
         half_a_step = np.array([width / seen[0], height / seen[1]] * 2) / 2
         expected = np.array(PLACE) * ([width, height] * 2)
         assert (np.abs(row["answer"]["boxes"][0] - expected) <= half_a_step + 1e-9).all(), row
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_kept_and_counts_as_any_text(tmp_path: Path) -> None:
+    samples, answers = tmp_path / "samples.jsonl", tmp_path / "answers.jsonl"
+    truth = {"boxes": [[10, 10, 50, 50]]}
+    row = {"id": "1", "task": "grounding", "image": "1.jpg", "width": 100, "height": 80, "query": "dog", "truth": truth}
+    samples.write_text(json.dumps(row) + "\n")
+    line = json.dumps({"id": "1", "completion": "\ud83d dog: [0.1, 0.1, 0.5, 0.6]", "finish": "stop"})
+    answers.write_text(line + "\n")
+    for output in (tmp_path / "a", tmp_path / "b"):
+        found = evaluate(data=str(samples), predictions=answers, output=output, dialect="llava")
+        assert found["metrics"]["parse_failure_rate"]["n"] == 1
+        answers = output / "answers.jsonl"
+        assert json.loads(answers.read_text())["completion"] == json.loads(line)["completion"]

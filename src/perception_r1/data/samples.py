@@ -8,6 +8,7 @@ Reading streams; writing is atomic: the file appears whole or not at all.
 import itertools
 import json
 import os
+import re
 import struct
 from array import array
 from collections import Counter
@@ -210,9 +211,24 @@ def write_samples(samples: Iterable[Sample], path: Path | str) -> int:
         return _write_parquet(rows, part) if path.suffix == ".parquet" else _write_json(rows, part)
 
 
+def json_line(row: Any) -> str:
+    """A row as a line of a JSONL file that UTF-8 can hold, other letters than ASCII as they are.
+
+    Half a surrogate pair, which JSON may hold and a model's answer may come with, is written as its escape. Raises ValueError for NaN.
+
+    >>> json_line({"text": "猫 \\ud83d"}), json_line({"text": "猫"})
+    ('{"text": "\\\\u732b \\\\ud83d"}\\n', '{"text": "猫"}\\n')
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    return line if line.isascii() or not _HALF_PAIR.search(line) else json.dumps(row, allow_nan=False) + "\n"
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
 def _write_json(rows: Iterable[dict[str, Any]], path: Path) -> int:
     with path.open("w", encoding="utf-8") as file:
-        return sum(file.write(json.dumps(row, ensure_ascii=False) + "\n") > 0 for row in rows)
+        return sum(file.write(json_line(row)) > 0 for row in rows)
 
 
 def _write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> int:

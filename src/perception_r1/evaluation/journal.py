@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.samples import replacing
+from ..data.samples import json_line, replacing
 from ..records import BadData, Frame, Sample
 from .asking import Processes, Reply
 
@@ -105,8 +105,7 @@ REMEDY = "name another folder with -o, or give --overwrite to ask everything aga
 
 def _line(name: str, reply: Reply) -> bytes:
     seen = [reply.frame.seen_width, reply.frame.seen_height]
-    row = {"id": name, "completion": reply.completion, "finish": reply.finish, "seen": seen}
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    return json_line({"id": name, "completion": reply.completion, "finish": reply.finish, "seen": seen}).encode()
 
 
 def _parts(folder: Path) -> list[Path]:

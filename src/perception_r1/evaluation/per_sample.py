@@ -3,14 +3,13 @@
     {"id": "coco-42", "measures": {"hits@0.5": 1.0, "f1@0.5": 0.4, …}, "problem": null, "exact": true, "answer": {"boxes": [[…]], "labels": […]}}
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.samples import read_rows, replacing
+from ..data.samples import json_line, read_rows, replacing
 from ..records import Answer, BadData, Sample
 from ..tasks import Task
 from .metrics import Reading, Statistics, metrics_of_means
@@ -40,7 +39,7 @@ def _boxes(answer: Answer) -> dict[str, Any]:
 def write_per_sample(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     """Writes `folder`/per_sample.jsonl, whole or not at all."""
     with replacing(folder / FILE) as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        file.writelines(map(json_line, rows))
 
 
 def read_per_sample(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import versions as installed_versions
 from ..data.mixture import load_data
 from ..data.rows import sample_to_row
-from ..data.samples import read_samples, replacing, unique
+from ..data.samples import json_line, read_samples, replacing, unique
 from ..dialects import frame_of
 from ..records import BadData, Sample
 from ..tasks import TASKS, Task, make_task
@@ -225,7 +225,7 @@ def _collect(source: Iterator[Reply], samples: Sequence[Sample], folder: Path, o
     replies = []
     with replacing(folder / "answers.jsonl") as part, part.open("w", encoding="utf-8") as file:
         for sample, reply in zip(samples, source, strict=True):
-            file.write(json.dumps({"id": sample.id, "completion": reply.completion, "finish": reply.finish}, ensure_ascii=False) + "\n")
+            file.write(json_line({"id": sample.id, "completion": reply.completion, "finish": reply.finish}))
             replies.append(reply)
             if on_progress:
                 on_progress(len(replies), len(samples))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import TrainerState
 
-from ..data.samples import replacing
+from ..data.samples import json_line, replacing
 from ..evaluation.backends import decode_completions
 from ..records import Frame, Sample, Score
 from ..tasks import Task
@@ -52,7 +52,7 @@ class PerceptionReward:
         with self.rollouts.open("a", encoding="utf-8") as file:
             for sample, completion, score in zip(samples, completions, scores, strict=True):
                 row = {"step": step, "id": sample.id, "task": sample.task, "completion": completion, "total": score.total, "problem": score.problem}
-                file.write(json.dumps(row | {"terms": dict(score.terms)}, ensure_ascii=False) + "\n")
+                file.write(json_line(row | {"terms": dict(score.terms)}))
 
 
 def group_figures(samples: Sequence[Sample], scores: Sequence[Score], *, by_task: bool = False) -> dict[str, float]:
