@@ -80,7 +80,7 @@ def xywh(boxes_N4: np.ndarray) -> list[list[float]]:
 
 def pycocotools_ap(content: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth: Any = COCO()
         truth.dataset = content
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")

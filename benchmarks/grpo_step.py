@@ -216,7 +216,7 @@ def run_arm(pipe: Any, arm: str, case: Case) -> None:
     with tempfile.TemporaryDirectory() as name:
         samples = draw_samples(case, Path(name))
         tasks, processor = tasks_for(samples, dialect=dialect), clocked_processor(case.folder, clock, case.most_pixels)
-        reward = PerceptionReward(tasks, processor_frame(processor, dialect), processor.tokenizer, Path(name) / "rollouts.jsonl")
+        reward = PerceptionReward(tasks, processor_frame(processor), processor.tokenizer, Path(name) / "rollouts.jsonl")
         args = trl.GRPOConfig(
             output_dir=name, seed=0, max_steps=case.warmup + case.steps, learning_rate=1e-6, beta=0.04,
             per_device_train_batch_size=case.group, num_generations=case.group, gradient_accumulation_steps=case.prompts,

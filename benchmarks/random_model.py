@@ -67,7 +67,8 @@ def build_model(model: str, folder: Path, device: str = "cpu") -> None:
         raise ValueError(f"{len(tokenizer)} tokens do not fit into a head of {config.get_text_config().vocab_size}")
     torch.manual_seed(0)
     with torch.device(device):
-        weights = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16 if model == "qwen2-vl-2b" else torch.float32)
+        weights: Any = Qwen2VLForConditionalGeneration(config)
+        weights.to(torch.bfloat16 if model == "qwen2-vl-2b" else torch.float32)
     weights.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     weights.save_pretrained(folder)
 

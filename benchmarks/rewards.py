@@ -115,7 +115,7 @@ def coco_evaluation(rollout: Rollout) -> COCOeval:
         for place, ((x1, y1, x2, y2), label) in enumerate(truths, start=1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth: Any = COCO()
         truth.dataset = {"images": [{"id": 1}], "annotations": items, "categories": [{"id": number} for number in kinds.values()], "info": {}}
         truth.createIndex()
         predictions = [
@@ -151,10 +151,10 @@ def loops(rollout: Rollout) -> float:
             if label == name:
                 values[row, column] = loop_iou(box, other)
     rows, columns = linear_sum_assignment(-values)
-    total = sum(values[row, column] for row, column in zip(rows, columns, strict=True))
+    total = float(sum(values[row, column] for row, column in zip(rows, columns, strict=True)))
     good = (values >= 0.5).astype(float)
     rows, columns = linear_sum_assignment(-good)
-    hits = sum(good[row, column] for row, column in zip(rows, columns, strict=True))
+    hits = float(sum(good[row, column] for row, column in zip(rows, columns, strict=True)))
     most = max(len(predicted), len(true))
     return 1 + 2 * hits / (len(predicted) + len(true)) + total / most + hits / most - (len(true) - hits) / len(true)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from perception_r1.evaluation.report import ticks
+from perception_r1.evaluation.plots import ticks
 
 AXES = {"group": "rollouts a prompt, G", "patches": "image tokens", "answer_tokens": "answer tokens"}
 ARMS = {"stock": ("stock TRL", "#d97706"), "ours": ("ours", "#2563eb")}
