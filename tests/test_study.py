@@ -225,6 +225,13 @@ def test_a_table_says_what_is_not_significant_and_what_is_pending(done: tuple[St
     assert "perceptual perplexity 100.0 (log10 2.00)" in text
 
 
+def test_one_seed_says_nothing_about_significance(done: tuple[Study, list[Run]], tmp_path: Path) -> None:
+    study, runs = done
+    text = markdown(study, gather(study, [run for run in runs if not run.seed], tmp_path, {}), "")
+    assert cells(text, "sequential")[3].endswith("*one seed*")
+    assert cells(text, "base")[3].endswith("*one seed*")
+
+
 def test_the_papers_figures_stand_beside_ours(done: tuple[Study, list[Run]], tmp_path: Path) -> None:
     study, runs = done
     text = markdown(study, gather(study, runs, tmp_path, {}), "")

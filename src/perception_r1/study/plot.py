@@ -84,7 +84,7 @@ def _arms_of(study: Study, section: Section, rows: Sequence[Row]) -> Panel:
     place, marks = _scale([edge for figure in figures.values() for edge in figure.interval()], LABELS, WIDTH - RIGHT)
     bottom = HEAD + LINE * len(rows)
     better = "lower" if section.lower_is_better else "higher"
-    against = f"hollow: not significantly different from {study.reference}"
+    against = f"hollow: not significantly different from {study.reference}, or one seed"
     parts = [_text(12, 20, f"{section.domain}: {section.metric}, {better} is better; {against}", kind="title")]
     parts.append(_axis(place, marks, HEAD - 6, bottom, ""))
     if study.reference in figures:
@@ -147,7 +147,7 @@ def _gain(study: Study, sections: Sequence[Section]) -> Iterator[Panel]:
     points = [point for some in found.values() for point in some]
     across, at_x = _scale([x for x, *_ in points], LABELS + 10, WIDTH - RIGHT - 10)
     up, at_y = _scale([0.0, *(edge for _, gain, half, _ in points for edge in (gain - half, gain + half))], bottom, HEAD)
-    parts = [_text(12, 20, f"Gain over {study.reference} in the main metric; hollow: not significant", kind="title")]
+    parts = [_text(12, 20, f"Gain over {study.reference} in the main metric; hollow: not significant, or one seed", kind="title")]
     parts.append(_axis(across, at_x, HEAD, bottom, "log10 of perceptual perplexity"))
     parts += [_line(LABELS, up(mark), WIDTH - RIGHT, up(mark), "#eef0f3") + _text(LABELS - 8, up(mark) + 4, f"{mark:g}", "end") for mark in at_y]
     parts.append(_line(LABELS, up(0), WIDTH - RIGHT, up(0), "#9ca3af", dashed=True))

@@ -12,8 +12,9 @@ from .intervals import Figure
 from .results import Row, Section
 
 HOW = (
-    "Brackets are 95 % intervals over seeds (Student's t) and held-out scenes (bootstrap), both together; with one seed, over scenes alone. "
-    "Differences are paired: the same scenes, seed by seed. *n.s.*: not significant, the interval holds zero. "
+    "Brackets are 95 % intervals over seeds (Student's t) and held-out scenes (bootstrap), both together. *one seed*: over scenes "
+    "alone, so nothing is said about significance. *n.s.*: not significant, the interval holds zero. Differences are paired: the same "
+    "scenes, seed by seed. "
     "The paper's figures are of other models on other data; only their order can be compared."
 )
 
@@ -53,16 +54,17 @@ def _cell(figure: Figure | None) -> str:
 
 
 def significant(change: Figure) -> bool:
-    """Whether the interval leaves out zero."""
+    """Whether the interval leaves out zero. One seed never says so: the next might differ by as much."""
     low, high = change.interval()
-    return low > 0 or high < 0
+    return len(change.by_seed_K) > 1 and (low > 0 or high < 0)
 
 
 def _difference(change: Figure | None) -> str:
     if change is None:
         return "–"
     low, high = change.interval()
-    return f"{change.value:+.3f} [{low:+.3f}, {high:+.3f}]" + ("" if significant(change) else " *n.s.*")
+    doubt = "one seed" if len(change.by_seed_K) == 1 else "n.s."
+    return f"{change.value:+.3f} [{low:+.3f}, {high:+.3f}]" + ("" if significant(change) else f" *{doubt}*")
 
 
 def _pending(study: Study, sections: Sequence[Section]) -> list[str]:
