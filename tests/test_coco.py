@@ -127,8 +127,11 @@ def test_several_annotation_files_need_a_split(tmp_path: Path) -> None:
         coco_samples(tmp_path)
     assert len(coco_samples(tmp_path, split="val2017").samples) == 2
     assert len(coco_samples(tmp_path, annotations="annotations/instances_train2017.json").samples) == 2
-    with pytest.raises(BadData, match="found annotation files: none"):
+    with pytest.raises(BadData, match=r"instances_val2017\.json; expected one instances_test2017\.json: leave split out"):
         coco_samples(tmp_path, split="test2017")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadData, match="found annotation files: none; expected one"):
+        coco_samples(tmp_path / "empty")
 
 
 def test_images_are_found_where_coco_puts_them_and_an_ambiguity_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception_r1 import recipes
+from perception_r1 import commands_study, recipes
 from perception_r1.evaluation.metrics import ALWAYS
 from perception_r1.records import BadData
 from perception_r1.study import run as running
@@ -369,3 +369,7 @@ def test_the_command_refuses_what_is_not_there(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="2"):
         main(["study", "matchng"])
     assert "study 'matchng' is not known" in capsys.readouterr().err
+
+
+def test_the_help_names_every_study() -> None:
+    assert sorted(commands_study.STUDIES) == sorted(STUDIES)

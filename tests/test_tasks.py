@@ -13,6 +13,7 @@ from perception_r1.records import Answer, BadData, Sample, Score, Truth
 from perception_r1.tasks import TASKS, Task, make_task
 from perception_r1.tasks.detection import COCO_NAMES
 from perception_r1.tasks.grounding import IOU_SHAPES, Grounding
+from perception_r1.tasks.words import meteor_name
 
 DOG, CAT, CROWD = [100.0, 100, 200, 200], [300.0, 100, 500, 300], [0.0, 0, 640, 90]
 THINK = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
@@ -121,9 +122,10 @@ def test_grounding_of_a_phrase_that_names_nothing_is_right_only_when_the_answer_
 
 def test_counting_measures_the_count_with_bad_items_in_it() -> None:
     task, sample = make_task("counting"), sample_of("counting", boxes_truth(DOG, CAT))
-    assert task.measure(answer(CAT, DOG), sample) == {"count_acc": 1, "count_mae": 0, "squared": 0, "distance_score": 1}
-    assert task.measure(answer(CAT), sample) == {"count_acc": 0, "count_mae": 1, "squared": 1, "distance_score": 0.5}
-    assert task.measure(answer(CAT, DOG, bad=3), sample) == {"count_acc": 0, "count_mae": 3, "squared": 9, "distance_score": 0.4}
+    names = ("count_acc", "count_within1", "count_mae", "squared", "distance_score")
+    assert task.measure(answer(CAT, DOG), sample) == dict(zip(names, (1, 1, 0, 0, 1), strict=True))
+    assert task.measure(answer(CAT), sample) == dict(zip(names, (0, 1, 1, 1, 0.5), strict=True))
+    assert task.measure(answer(CAT, DOG, bad=3), sample) == dict(zip(names, (0, 0, 3, 9, 0.4), strict=True))
 
 
 def test_detection_measures_predicted_true_and_hits() -> None:
@@ -140,17 +142,18 @@ def test_labels_are_equal_up_to_case_and_white_space_and_no_further() -> None:
 
 def test_ocr_measures_the_normalised_edit_distance() -> None:
     task, sample = make_task("ocr"), sample_of("ocr", Truth(text="kitten\n"))
-    assert task.measure(Answer(text="sitting"), sample) == {"edit_distance": pytest.approx(3 / 7)}
-    assert task.measure(Answer(text="kitten"), sample) == {"edit_distance": 0}
+    assert task.measure(Answer(text="sitting"), sample)["edit_distance"] == pytest.approx(3 / 7)
+    assert task.measure(Answer(text="kitten"), sample)["edit_distance"] == 0
 
 
 @pytest.mark.parametrize(("name", "truth"), [("grounding", None), ("counting", None), ("detection", None), ("ocr", Truth(text="page"))])
 def test_a_malformed_answer_is_measured_as_wrong_not_left_out(name: str, truth: Truth | None) -> None:
     expected = {
         "grounding": {"mean_iou": 0, "acc@0.5": 0, "acc@0.75": 0, "acc@0.95": 0},
-        "counting": {"count_acc": 0, "count_mae": 1, "squared": 1, "distance_score": 0},
+        "counting": {"count_acc": 0, "count_within1": 0, "count_mae": 1, "squared": 1, "distance_score": 0},
         "detection": {"predicted": 0, "true": 1, "hits@0.5": 0, "hits@0.75": 0},
-        "ocr": {"edit_distance": 1},
+        "ocr": {"edit_distance": 1, "characters": 4, "words": 1, "character_edits": 4, "word_edits": 1}
+        | dict.fromkeys(("f1", "precision", "recall", "bleu", meteor_name()), 0),
     }
     assert make_task(name).measure(None, sample_of(name, truth)) == expected[name]
 
@@ -166,9 +169,11 @@ def test_metrics_of_the_means() -> None:
     counting = {name: np.array(value) for name, value in (("count_acc", 0.5), ("count_mae", 1.0), ("squared", 4.0), ("distance_score", 0.8))}
     assert make_task("counting").metrics(counting)["count_rmse"] == 2
     detection = {name: np.array(value) for name, value in (("predicted", 3.0), ("true", 2.0), ("hits@0.5", 2.0), ("hits@0.75", 1.0))}
-    assert make_task("detection").metrics(detection) == {"f1@0.5": 0.8, "f1@0.75": 0.4}
+    at_half, at_three_quarters = {"f1": 0.8, "precision": 2 / 3, "recall": 1}, {"f1": 0.4, "precision": 1 / 3, "recall": 0.5}
+    expected = {f"{name}@{at}": value for at, some in ((0.5, at_half), (0.75, at_three_quarters)) for name, value in some.items()}
+    assert make_task("detection").metrics(detection) == pytest.approx(expected)
     nothing = dict.fromkeys(detection, np.array(0.0))
-    assert make_task("detection").metrics(nothing) == {"f1@0.5": 1, "f1@0.75": 1}
+    assert make_task("detection").metrics(nothing) == dict.fromkeys(expected, 1)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -8,9 +8,13 @@ import typer
 
 from .terminal import usage
 
+STUDIES = ("matching", "reward-terms", "sft-vs-rl", "rollouts", "rollouts-time", "perplexity", "thinking", "curriculum")
+STUDIES += ("kl", "advantage", "iou-shape")
+"""What is in recipes/studies/."""
+
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name in recipes/studies/, or a YAML file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(STUDIES)}, or a YAML file.")],
     policy: Annotated[str | None, typer.Option("--policy", "--model", help="Checkpoint folder or hub id; the domains' own by default.")] = None,
     data: Annotated[str, typer.Option(help="Domains: a name in recipes/domains/, or a YAML file with each task's data and recipes.")] = "drawn",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; the study's own number by default.")] = None,

@@ -103,11 +103,13 @@ def coco_samples(
 def _annotation_file(root: Path, split: str | None) -> Path:
     if not root.is_dir():
         raise BadData(f"coco: {root}: found {'a file' if root.exists() else 'no such folder'}, expected the folder of a COCO data set")
-    files = sorted(path for pattern in FILES for path in root.glob(pattern) if split is None or path.stem == f"instances_{split}")
+    there = sorted(path for pattern in FILES for path in root.glob(pattern))
+    files = [path for path in there if split is None or path.stem == f"instances_{split}"]
     if len(files) != 1:
-        found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
-        remedy = "name one with split=val2017 or annotations=FILE" if files else "name it with annotations=FILE"
-        raise BadData(f"coco: {root}: found annotation files: {found}; expected one of {' or '.join(FILES)}: {remedy}")
+        found = ", ".join(str(path.relative_to(root)) for path in there) or "none"
+        expected = " or ".join(FILES) if split is None else f"instances_{split}.json"
+        remedy = "name one with split=val2017 or annotations=FILE" if split is None else "leave split out or name it with annotations=FILE"
+        raise BadData(f"coco: {root}: found annotation files: {found}; expected one {expected}: {remedy}")
     return files[0]
 
 

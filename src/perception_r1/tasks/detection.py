@@ -76,4 +76,4 @@ class Detection(BoxTask):
 
 def share(part: np.ndarray, whole: np.ndarray, right: np.ndarray) -> np.ndarray:
     """part / whole; where the whole is nothing, 1 if that is `right` (nothing there and nothing predicted), else 0."""
-    return np.divide(part, whole, out=right.astype(np.float64), where=whole > 0)
+    return np.divide(part, whole, out=np.array(right, dtype=np.float64), where=whole > 0)

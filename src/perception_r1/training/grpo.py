@@ -225,13 +225,13 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     """Loads and checks what a run needs besides the weights. Raises BadData for what is not right."""
     if args.device.type == "cpu":
         keep_freed_memory()
+    samples = load_data(ours.data, ours.task)  # before a hub is asked for a model
     checkpoint = prepare_output(args, ours.resume)
     model = resolve_model(ours.model, args.output_dir)
     check_model_folder(model)
     dialect = dialect_for(model, ours.dialect)
     processor = transformers.AutoProcessor.from_pretrained(model)
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
-    samples = load_data(ours.data, ours.task)
     tasks = tasks_for(with_images(samples, f"data {ours.data}"), dialect=dialect, thinking=ours.thinking, **task_settings)
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
 
