@@ -87,7 +87,7 @@ def compare(name: str, group: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("models", nargs="*", choices=KINDS, default=["qwen2_vl_2b"])
     parser.add_argument("--group", type=int, default=3)
     options = parser.parse_args()
     print(f"{'model':<14}{'size':>9} {'prompt':>8} {'G':>4} {'mean logp':>10} {'packed, apart':>14} {'batch, apart':>14}")
