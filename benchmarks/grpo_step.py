@@ -50,7 +50,6 @@ from perception_r1.training.grpo import GroupSharedTrainer
 from perception_r1.training.reward import PerceptionReward
 
 ARMS = {"stock": trl.GRPOTrainer, "ours": GroupSharedTrainer}
-SHARE = {"stock": {}, "ours": {"share": "on"}}
 NAMES = {"stock": "stock TRL", "ours": "ours"}
 PHASES = ("whole", "rollouts", "policy", "reference", "preprocessing", "rest")
 TITLES = ("whole step", "rollouts", "policy fwd+bwd", "reference", "preprocessing", "rest")
@@ -232,7 +231,7 @@ def run_arm(pipe: Any, arm: str, case: Case) -> None:
             train_dataset=prompt_dataset(samples, tasks),
             processing_class=processor,
             callbacks=[Turns(pipe, clock, meta, case.memory)],
-            **SHARE[arm],
+            **({"share": "on"} if arm == "ours" else {}),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
