@@ -171,6 +171,12 @@ def test_an_empty_file_is_an_error(suffix: str, tmp_path: Path) -> None:
         list(read_samples(file))
 
 
+def test_a_file_of_nothing_but_bad_rows_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    (tmp_path / "instances.json").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(BadData, match=r"expected at least one, 1 bad row, the first: .*instances\.json:1: field id: found nothing"):
+        list(read_samples(tmp_path / "instances.json", skipped=Skipped()))
+
+
 def test_a_missing_file_a_folder_and_a_false_parquet_are_named(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("no parquet")
     for path, words in ((tmp_path / "none.jsonl", "no such file"), (tmp_path, "a folder"), (tmp_path / "p.parquet", "expected a Parquet file")):

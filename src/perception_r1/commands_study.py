@@ -9,7 +9,7 @@ import typer
 from .terminal import usage
 
 STUDIES = ("matching", "reward-terms", "sft-vs-rl", "rollouts", "rollouts-time", "perplexity", "thinking", "curriculum")
-STUDIES += ("kl", "advantage", "iou-shape")
+STUDIES += ("kl", "advantage", "iou-shape", "sharing", "learning-rate")
 """What is in recipes/studies/."""
 
 

@@ -123,7 +123,8 @@ def read_samples(path: Path | str, *, skipped: Skipped | None = None) -> Iterato
         found += 1
         yield sample
     if not found:
-        raise BadData(f"{path}: found {f'{skipped.count} bad rows and ' if skipped and skipped.count else ''}no sample, expected at least one")
+        bad = f", {skipped.count} bad row{'s' * (skipped.count > 1)}, the first: {skipped.problems[0]}" if skipped and skipped.problems else ""
+        raise BadData(f"{path}: found no sample, expected at least one{bad}")
 
 
 class SampleFile(Sequence[Sample]):

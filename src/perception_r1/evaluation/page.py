@@ -230,7 +230,7 @@ class Fold:
         return f"<details><summary>{in_html(self.title)}</summary>\n{_joined([block.html() for block in self.blocks])}</details>"
 
     def markdown(self) -> str:
-        return _joined([f"### {in_markdown(self.title)}", *(block.markdown() for block in self.blocks)])
+        return _joined([f"**{in_markdown(self.title)}**", *(block.markdown() for block in self.blocks)])
 
 
 def _joined(parts: Sequence[str]) -> str:

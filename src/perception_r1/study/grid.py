@@ -68,6 +68,8 @@ class Study:
     domains: Sequence[str]
     paper: Mapping[str, Mapping[str, Any]]
     """Domain → {"title": what the figures are, arm: where in the paper's tables its figure is}."""
+    held_out: str = "eval_data"
+    """The domains' key for the samples that are measured on; settings are chosen on their `validation_data`."""
     plots: Sequence[str] = ("arms",)
     seeds: int = 3
 
@@ -116,6 +118,8 @@ def runs_of(study: Study, domains: Mapping[str, Mapping[str, Any]], model: str |
     """
     if missing := [name for name in study.domains if name not in domains]:
         raise BadData(f"study {study.name} needs the domain {missing[0]}, found only {', '.join(domains)}: add it to the file of --data")
+    if missing := [name for name in study.domains if study.held_out not in domains[name]]:
+        raise BadData(f"study {study.name} measures on the {study.held_out} of {missing[0]}, which has none: add it to the file of --data")
     grid = [(seed, name, arm) for seed in range(study.seeds) for name in study.domains for arm in study.arms if study.arms[arm] or not seed]
     return [_run(study, arm, name, domains[name], seed, model) for seed, name, arm in grid]
 
@@ -123,7 +127,7 @@ def runs_of(study: Study, domains: Mapping[str, Mapping[str, Any]], model: str |
 def _run(study: Study, arm: str, name: str, domain: Mapping[str, Any], seed: int, model: str | None) -> Run:
     steps = tuple(_step(domain, command, own, seed) for step in study.arms[arm] for command, own in step.items())
     thinking = bool(steps and steps[-1].settings.get("thinking"))
-    measurement = {**MEASUREMENT, "eval_data": domain["eval_data"], "task": domain["task"], "thinking": thinking, **domain.get("measurement", {})}
+    measurement = {**MEASUREMENT, "eval_data": domain[study.held_out], "task": domain["task"], "thinking": thinking, **domain.get("measurement", {})}
     return Run(domain=name, arm=arm, seed=seed, model=model or domain["model"], steps=steps, measurement=measurement)
 
 

@@ -13,6 +13,8 @@ from .grid import Run, Study
 from .intervals import Figure, mean_figure, metric_figure
 from .run import result_of
 
+LIBRARIES = ("python", "torch", "transformers", "trl")
+"""Whose versions a table tells."""
 Results = Mapping[int, Mapping[str, Any]]
 """What an arm's runs gave, by seed."""
 
@@ -52,6 +54,8 @@ class Section:
     title: str
     """What the paper's figures are."""
     rows: tuple[Row, ...]
+    versions: frozenset[str]
+    """Of Python and the libraries under every run, as "torch 2.14.1"."""
     curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
     """Arm → a curve of sampled reward for each seed."""
 
@@ -79,7 +83,8 @@ def gather(study: Study, runs: Sequence[Run], root: Path, also: Mapping[str, Seq
 
 
 def _section(study: Study, name: str, arms: Mapping[str, Results], also: Sequence[str]) -> Section:
-    some = next(result for by_seed in arms.values() for result in by_seed.values())
+    every = [result for by_seed in arms.values() for result in by_seed.values()]
+    some = every[0]
     task = make_task(some["task"])
     paper = study.paper.get(name, {})
     reference = arms.get(study.reference, {})
@@ -92,6 +97,7 @@ def _section(study: Study, name: str, arms: Mapping[str, Results], also: Sequenc
         greatest=some["bounds"][1],
         title=paper.get("title", ""),
         rows=tuple(_row(arm, arms.get(arm, {}), {} if arm == study.reference else reference, also, paper.get(arm)) for arm in study.arms),
+        versions=frozenset(f"{library} {result['versions'][library]}" for result in every for library in LIBRARIES if library in result["versions"]),
         curves={arm: [found[seed]["curve"] for seed in sorted(found)] for arm, found in arms.items()},
     )
 

@@ -18,7 +18,7 @@ from ..data.samples import replacing
 from ..evaluation.asking import load_backend
 from ..evaluation.per_sample import read_per_sample, statistics_of_rows
 from ..evaluation.probe import ProbeSettings, log10_mean_factorial, objects_of, probe, sampled_groups
-from ..evaluation.run import evaluate, main_metric, write_metrics
+from ..evaluation.run import evaluate, main_metric
 from ..policy import SETTINGS_FILE
 from ..records import Sample
 from ..tasks import make_task
@@ -55,7 +55,9 @@ def conduct(runs: Sequence[Run], root: Path, *, budget: float | None = None, mos
             if not mine or (folder / RESULT).is_file():
                 continue
             Console().print(f"[bold]run {number} of {len(runs)}[/]: {run.domain}, {run.arm}, seed {run.seed} ({folder})", soft_wrap=True)
-            write_metrics(execute(run, folder), folder / RESULT)
+            result = execute(run, folder)
+            with replacing(folder / RESULT) as part:
+                part.write_text(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
             done += 1
     return done
 

@@ -26,7 +26,7 @@ def markdown(study: Study, sections: Sequence[Section], command: str) -> str:
         lines += [*_table(study, section), ""]
     if pending := _pending(study, sections):
         lines += [f"Pending: {', '.join(pending)}. `{command}` runs what is missing.", ""]
-    return "\n".join([*lines, HOW, ""])
+    return "\n".join([*lines, *_cost(sections), HOW, ""])
 
 
 def _table(study: Study, section: Section) -> list[str]:
@@ -75,6 +75,15 @@ def _pending(study: Study, sections: Sequence[Section]) -> list[str]:
             if len(row.seeds) < wanted:
                 missing.append(f"{section.domain} {row.arm} ({len(row.seeds)} of {wanted} seeds)")
     return missing
+
+
+def _cost(sections: Sequence[Section]) -> list[str]:
+    """How many runs there are, what they cost in all, and with which versions."""
+    rows = [row for section in sections for row in section.rows]
+    count, minutes = sum(len(row.seeds) for row in rows), sum(len(row.seeds) * row.cpu_minutes for row in rows)
+    versions = sorted(set[str]().union(*(section.versions for section in sections)))
+    told = f"{count} runs, {minutes:.0f} CPU minutes in all, those that other studies share included; {', '.join(versions)}."
+    return [told, ""] if count else []
 
 
 def as_json(study: Study, sections: Sequence[Section]) -> dict[str, Any]:
