@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from perception_r1 import commands_study, recipes
+from perception_r1.data.samples import read_samples
 from perception_r1.evaluation.metrics import ALWAYS
 from perception_r1.records import BadData
 from perception_r1.study import run as running
@@ -97,6 +98,39 @@ def test_settings_are_chosen_on_other_samples_than_the_studies_measure_on() -> N
     del known["ocr"]["validation_data"]
     with pytest.raises(BadData, match="learning-rate measures on the validation_data of ocr, which has none: add it"):
         runs_of(study, known)
+
+
+def test_a_study_of_several_trainings_gives_each_its_own_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = next(run for run in runs_of(read_study("sft-vs-rl"), read_domains("drawn")) if (run.domain, run.arm, run.seed) == ("ocr", "SFT+RL", 1))
+    assert [(step.command, step.part) for step in run.steps] == [("sft", "1/2"), ("grpo", "2/2")]
+    settings = dict(run.steps[0].settings) | {"data": "scenes:ocr?n=9&seed=3"}
+    parts = [
+        {sample.id for sample in read_samples(running._part_of(settings, part, tmp_path / f"{part[0]}.jsonl"))}
+        for part in (run.steps[0].part, run.steps[1].part)
+    ]
+    assert [len(part) for part in parts] == [5, 4]
+    assert not parts[0] & parts[1]
+    weighted = settings | {"data": f"{tmp_path / '1.jsonl'}:2,{tmp_path / '2.jsonl'}:1"}
+    with pytest.raises(BadData, match="found weights, which an arm with part 1/2 cannot keep"):
+        running._part_of(weighted, "1/2", tmp_path / "3.jsonl")
+
+
+@pytest.mark.parametrize("domains", ["drawn", "paper"])
+def test_groups_are_whole_in_every_stage_and_a_step_has_as_many_rollouts(domains: str) -> None:
+    rollouts: dict[str, set[int]] = {}
+    for run in runs_of(read_study("curriculum"), read_domains(domains)):
+        for step in run.steps:
+            size, rounds = step.settings["per_device_train_batch_size"], step.settings["gradient_accumulation_steps"]
+            rollouts.setdefault(run.domain, set()).add(size * rounds)
+            assert not [stage for stage in step.settings.get("stages", "").split(",") if stage and size % int(stage)]
+    assert all(len(found) == 1 for found in rollouts.values())
+
+
+def test_every_arm_is_measured_under_the_image_limits_of_the_recipe_a_base_too() -> None:
+    runs = runs_of(read_study("matching"), read_domains("paper"))
+    assert {run.measurement["max_pixels"] for run in runs} == {1_000_000}
+    assert "base" in {run.arm for run in runs}
 
 
 def test_seeds_come_whole_and_a_base_is_measured_once() -> None:
@@ -194,7 +228,8 @@ def result(scores: list[float], *, steps: int = 1) -> dict[str, Any]:
     return {
         "task": "counting",
         "main_metric": "distance_score",
-        "data": {"samples": len(scores)},
+        "model": "tiny",
+        "data": {"samples": len(scores), "sha256": "0", "path": "scenes"},
         "versions": {"python": "3.12.1", "torch": "2.14.1", "numpy": "2.4.6"},
         "steps": [{}] * steps,
         "curve": [{"step": k + 1, "reward": 1 + k / 10, "seconds": 2.0 * k} for k in range(steps * 8)],
@@ -251,9 +286,24 @@ def test_one_seed_says_nothing_about_significance(done: tuple[Study, list[Run]],
 def test_the_papers_figures_stand_beside_ours(done: tuple[Study, list[Run]], tmp_path: Path) -> None:
     study, runs = done
     text = markdown(study, gather(study, runs, tmp_path, {}), "")
-    assert [cells(text, arm)[-2] for arm in ("hungarian", "greedy", "sequential", "base")] == ["78.1", "–", "77.1", "60.2"]
+    assert [cells(text, arm)[-3] for arm in ("hungarian", "greedy", "sequential", "base")] == ["78.1", "–", "77.1", "60.2"]
     with pytest.raises(BadData, match="found nothing at"):
         paper_figure(["ablations", "Perception-R1", "Chess"])
+
+
+def test_runs_that_were_measured_on_different_samples_are_not_compared(done: tuple[Study, list[Run]], tmp_path: Path) -> None:
+    study, runs = done
+    path = folder_of(runs[0], tmp_path) / "result.json"
+    changed = json.loads(path.read_text())
+    changed["data"]["sha256"] = "1"
+    path.write_text(json.dumps(changed))
+    with pytest.raises(BadData, match="matching, counting: its runs were measured on different samples, because scenes changed"):
+        gather(study, runs, tmp_path, {})
+
+
+def test_a_metric_that_is_not_there_is_named(done: tuple[Study, list[Run]], tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="also: metric 'mAP' is not measured there: expected some of count_acc"):
+        gather(*done, tmp_path, {"counting": ["mAP"]})
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -284,6 +334,9 @@ def test_a_plot_is_svg_with_every_arm_that_ran_and_hollow_where_nothing_is_sure(
     filled = [element.get("fill") for element in drawn.iter("{http://www.w3.org/2000/svg}circle")][:4]
     assert [colour == "#fff" for colour in filled] == [False, True, False, False]  # in the order of the arms; best is pending
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 6  # three arms, by steps and by seconds
+    write_plot(replace(study, reference="best"), gather(replace(study, reference="best"), runs, tmp_path, {}), tmp_path / "pending.svg")
+    circles = ElementTree.parse(tmp_path / "pending.svg").getroot().iter("{http://www.w3.org/2000/svg}circle")
+    assert {element.get("fill") for element in circles} == {"#fff"}  # nothing is known to differ from an arm that has not run
     write_plot(study, [], tmp_path / "none.svg")
     assert "no run has ended yet" in (tmp_path / "none.svg").read_text()
 
@@ -294,7 +347,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Runs that do nothing but be counted."""
     seen: list[Run] = []
 
-    def execute(run: Run, folder: Path) -> dict[str, Any]:
+    def execute(run: Run, root: Path) -> dict[str, Any]:
         seen.append(run)
         return result([0.5, 0.6])
 
@@ -308,16 +361,48 @@ def some_runs() -> list[Run]:
 
 def test_a_run_is_done_once_and_the_next_call_goes_on(counted: list[Run], tmp_path: Path) -> None:
     runs = some_runs()
-    assert conduct(runs, tmp_path, most=2) == 2
-    assert conduct(runs, tmp_path) == len(runs) - 2
-    assert conduct(runs, tmp_path) == 0
+    assert conduct(runs, tmp_path, most=2) == (2, [])
+    assert conduct(runs, tmp_path) == (len(runs) - 2, [])
+    assert conduct(runs, tmp_path) == (0, [])
     assert counted == runs
     assert all(result_of(run, tmp_path) for run in runs)
 
 
+def test_a_run_that_fails_costs_no_other_and_is_tried_again(tmp_path: Path, counted: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, whole = some_runs(), running.execute
+    monkeypatch.setattr(running, "execute", lambda run, root: 1 / 0 if run.arm == "greedy" else whole(run, root))
+    begun, failed = conduct(runs, tmp_path)
+    folder = folder_of(next(run for run in runs if run.arm == "greedy"), tmp_path)
+    assert begun == len(runs)
+    assert failed == [f"counting, greedy, seed 0: division by zero ({folder / 'error.txt'})"]
+    assert "ZeroDivisionError" in (folder / "error.txt").read_text()
+    assert len(counted) == len(runs) - 1
+    monkeypatch.setattr(running, "execute", whole)
+    assert conduct(runs, tmp_path) == (1, [])
+    assert not (folder / "error.txt").exists()
+
+
+def test_data_that_is_not_there_is_found_before_anything_is_trained(counted: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from perception_r1.cli import main
+
+    with pytest.raises(SystemExit, match="1"):
+        main(["study", "kl", "--data", "paper", "-o", str(tmp_path)])
+    assert "data/pixmo_train.jsonl: found no such file" in capsys.readouterr().err
+    assert not counted
+
+
+def test_a_study_refuses_to_be_one_training_of_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from perception_r1.cli import main
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="2"):
+        main(["study", "matching"])
+    assert "start one command a GPU" in capsys.readouterr().err
+
+
 def test_no_run_begins_after_the_budget(counted: list[Run], tmp_path: Path) -> None:
-    assert conduct(some_runs(), tmp_path, budget=0) == 0
-    assert conduct(some_runs(), tmp_path, most=0) == 0
+    assert conduct(some_runs(), tmp_path, budget=0) == (0, [])
+    assert conduct(some_runs(), tmp_path, most=0) == (0, [])
     assert not counted
 
 
@@ -331,7 +416,7 @@ def test_a_run_that_another_process_is_doing_is_left_to_it(counted: list[Run], t
         conduct(runs, tmp_path)
         other.kill()
     assert counted == runs[1:]
-    assert conduct(runs, tmp_path) == 1  # a process that died has let it go
+    assert conduct(runs, tmp_path) == (1, [])  # a process that died has let it go
 
 
 TINY = """
@@ -368,7 +453,7 @@ def test_a_study_trains_measures_and_goes_on_after_a_kill(tmp_path: Path, monkey
     with pytest.raises(SystemExit, match="0"):
         main(command)
     assert trained == ["sft", "grpo"]  # of the second arm; RL alone had been trained before
-    found = json.loads((output / "small" / "table.json").read_text())
+    found = json.loads((output / "small-domains" / "table.json").read_text())
     assert [row["seeds"] for row in found["domains"][0]["rows"]] == [[0], [0], [0]]
     runs = runs_of(read_study(str(tmp_path / "small.yaml")), read_domains(str(tmp_path / "domains.yaml")))
     results = {run.arm: result_of(run, output) for run in runs}
@@ -376,7 +461,7 @@ def test_a_study_trains_measures_and_goes_on_after_a_kill(tmp_path: Path, monkey
     assert not list(output.rglob("checkpoint-*"))
     assert results["base"]["curve"] == []  # type: ignore[index]
     assert len(results["both"]["sampled"]) == 6  # type: ignore[index]
-    ElementTree.parse(output / "small" / "plot.svg")
+    ElementTree.parse(output / "small-domains" / "plot.svg")
 
 
 def test_the_command_refuses_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

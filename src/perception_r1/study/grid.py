@@ -5,8 +5,9 @@ Two runs with the same resolved settings are one run, whichever studies ask for 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ PLOTS = ("arms", "curves", "gain")
 MEASUREMENT = {"batch_size": 64, "max_new_tokens": 2048, "samples": 2, "temperature": 1.0}
 """How held-out samples are answered, where a domain says nothing else: greedily, and `samples` times, two or more, at a
 temperature; 0 where the truth cannot be rewarded."""
-DRAWN = "drawn"
-"""The domains that come with the package and need no download."""
+LIMITS = ("min_pixels", "max_pixels")
+"""Image limits of a domain's recipe, under which every arm is measured, a base too."""
+
+
+def hash_of(asked: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name settings."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,12 @@ class Step:
     """`sft` or `grpo`."""
     settings: Mapping[str, Any]
     """Every key of the recipe as it will be run, except model, output_dir and resume."""
+    part: str = ""
+    """Which part of the data it sees, as 1/2: the first half of the samples in an order drawn by the seed. All where it is empty."""
+
+    def asked(self) -> dict[str, Any]:
+        """What it does, as JSON; a step without a part has none."""
+        return {"command": self.command, "settings": dict(self.settings)} | ({"part": self.part} if self.part else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +60,8 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Hash of everything that the result depends on: not of the names of the arm and the domain."""
-        asked = {"model": self.model, "steps": [asdict(step) for step in self.steps], "measurement": dict(self.measurement)}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        """Hash of every setting: not of the names of the arm and the domain, and not of what is in the files that are named."""
+        return hash_of({"model": self.model, "steps": [step.asked() for step in self.steps], "measurement": dict(self.measurement)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +75,7 @@ class Study:
     reference: str
     """The arm that the others are compared with."""
     arms: Mapping[str, Sequence[Mapping[str, Any]]]
-    """Arm → its trainings, each `{"sft" or "grpo": {key: value}}`; none for the base as it is."""
+    """Arm → its trainings, each `{"sft" or "grpo": {key: value}}`; none for the base as it is. The key `part` is the study's own, as 1/2."""
     domains: Sequence[str]
     paper: Mapping[str, Mapping[str, Any]]
     """Domain → {"title": what the figures are, arm: where in the paper's tables its figure is}."""
@@ -77,15 +88,21 @@ class Study:
         def wrong(what: str) -> BadData:
             return BadData(f"study {self.name}: {what}")
 
+        if not isinstance(self.arms, dict):
+            raise wrong(f"arms: expected a mapping from each arm to its trainings, found {self.arms!r}")
         if self.reference not in self.arms:
             raise wrong(f"the reference {self.reference!r} is no arm: expected one of {', '.join(self.arms)}")
         for arm, steps in self.arms.items():
-            if not isinstance(steps, list) or not all(isinstance(step, dict) and len(step) == 1 and next(iter(step)) in COMMANDS for step in steps):
-                raise wrong(f"arm {arm!r}: expected a list of trainings, each sft or grpo with its keys, found {steps!r}")
+            if not isinstance(steps, list) or not all(_is_training(step) for step in steps):
+                raise wrong(f"arm {arm!r}: expected a list of trainings, each sft or grpo with its keys, as {{grpo: {{}}}}, found {steps!r}")
         if unknown := [name for name in self.plots if name not in PLOTS]:
             raise wrong(f"plot {unknown[0]!r} is not known: expected some of {', '.join(PLOTS)}")
         if told := {arm for cells in self.paper.values() for arm in cells} - {*self.arms, "title"}:
             raise wrong(f"paper: {sorted(told)[0]!r} is no arm: expected some of {', '.join(self.arms)}")
+
+
+def _is_training(step: object) -> bool:
+    return isinstance(step, dict) and len(step) == 1 and all(command in COMMANDS and isinstance(own, dict) for command, own in step.items())
 
 
 def read_study(name: str) -> Study:
@@ -108,6 +125,12 @@ def read_domains(name: str) -> dict[str, dict[str, Any]]:
             raise BadData(f"domains {name}: found {title!r}, expected the name of a task, or a mapping with `task`: {', '.join(TASKS)}")
         if missing := [key for key in ("model", "data", "eval_data", *COMMANDS) if key not in domain]:
             raise BadData(f"domains {name}: {title} has no {missing[0]}: expected model, data, eval_data, sft and grpo")
+        for command in COMMANDS:
+            if not isinstance(domain[command], dict) or "recipe" not in domain[command]:
+                raise BadData(f"domains {name}: {title}: {command} names no recipe: expected {{recipe: NAME}} and the keys that differ from it")
+        if unknown := set(domain.get("measurement", {})) - {*MEASUREMENT, *LIMITS}:
+            known = ", ".join([*MEASUREMENT, *LIMITS])
+            raise BadData(f"domains {name}: {title}: measurement {sorted(unknown)[0]!r} is not known: expected some of {known}")
     return {title: {"task": title} | domain for title, domain in found.items()}
 
 
@@ -127,17 +150,26 @@ def runs_of(study: Study, domains: Mapping[str, Mapping[str, Any]], model: str |
 def _run(study: Study, arm: str, name: str, domain: Mapping[str, Any], seed: int, model: str | None) -> Run:
     steps = tuple(_step(domain, command, own, seed) for step in study.arms[arm] for command, own in step.items())
     thinking = bool(steps and steps[-1].settings.get("thinking"))
-    measurement = {**MEASUREMENT, "eval_data": domain[study.held_out], "task": domain["task"], "thinking": thinking, **domain.get("measurement", {})}
+    measurement = {**MEASUREMENT, "eval_data": domain[study.held_out], "task": domain["task"], "thinking": thinking}
+    trained = recipes.read(domain["grpo"]["recipe"]) | domain["grpo"]
+    measurement |= {key: trained[key] for key in LIMITS if trained.get(key)} | domain.get("measurement", {})
     return Run(domain=name, arm=arm, seed=seed, model=model or domain["model"], steps=steps, measurement=measurement)
 
 
 def _step(domain: Mapping[str, Any], command: str, own: Mapping[str, Any], seed: int) -> Step:
-    given = dict(domain[command])
-    recipe = recipes.read(given.pop("recipe"))
-    settings = {**recipe, "task": domain["task"], "data": domain["data"], **given, **own, "eval_data": None, "seed": seed}
+    given, own = dict(domain[command]), dict(own)
+    part = str(own.pop("part", ""))
+    if not re.fullmatch(r"([1-9]/[1-9])?", part):
+        raise BadData(f"part {part!r} of an arm: expected which part of how many, as 1/2")
+    recipe = recipes.read(given.pop("recipe")) | given
+    settings = {**recipe, "task": domain["task"], "data": domain["data"], **own, "eval_data": None, "seed": seed}
     if "num_generations" in own and "per_device_train_batch_size" not in own:  # as many prompts a step as the other arms
         settings["per_device_train_batch_size"] *= own["num_generations"]
-        settings["per_device_train_batch_size"] //= {**recipe, **given}["num_generations"]
+        settings["per_device_train_batch_size"] //= recipe["num_generations"]
+    for stage in own.get("stages", "").split(",") if "stages" in own else ():  # whole groups in every stage, as many rollouts a step
+        while settings["per_device_train_batch_size"] % int(stage.partition(":")[0]) and settings["gradient_accumulation_steps"] % 2 == 0:
+            settings["per_device_train_batch_size"] *= 2
+            settings["gradient_accumulation_steps"] //= 2
     for key in ("model", "output_dir", "resume"):
         settings.pop(key, None)
-    return Step(command=command, settings=settings)
+    return Step(command=command, settings=settings, part=part)

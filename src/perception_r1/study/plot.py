@@ -10,6 +10,7 @@ import numpy as np
 from ..data.samples import replacing
 from ..evaluation.plots import COLOURS, ticks
 from .grid import Study
+from .intervals import Figure
 from .results import Row, Section
 from .table import significant
 
@@ -84,7 +85,7 @@ def _arms_of(study: Study, section: Section, rows: Sequence[Row]) -> Panel:
     place, marks = _scale([edge for figure in figures.values() for edge in figure.interval()], LABELS, WIDTH - RIGHT)
     bottom = HEAD + LINE * len(rows)
     better = "lower" if section.lower_is_better else "higher"
-    against = f"hollow: not significantly different from {study.reference}, or one seed"
+    against = f"hollow: n.s. against {study.reference}, or one seed"
     parts = [_text(12, 20, f"{section.domain}: {section.metric}, {better} is better; {against}", kind="title")]
     parts.append(_axis(place, marks, HEAD - 6, bottom, ""))
     if study.reference in figures:
@@ -93,7 +94,7 @@ def _arms_of(study: Study, section: Section, rows: Sequence[Row]) -> Panel:
     for k, row in enumerate(rows):
         y, (low, high) = HEAD + LINE * (k + 0.5) - 3, figures[row.arm].interval()
         colour = COLOURS[list(study.arms).index(row.arm) % len(COLOURS)]
-        sure = row.change is None or significant(row.change)
+        sure = row.arm == study.reference or (row.change is not None and significant(row.change))
         name = row.arm if len(row.seeds) > 1 or not study.arms[row.arm] else f"{row.arm} (1 seed)"
         parts += [_text(LABELS - 12, y + 4, name, "end"), _line(place(low), y, place(high), y, colour, 2)]
         parts.append(_dot(place(figures[row.arm].value), y, colour, sure))
@@ -121,7 +122,7 @@ def _curves_of(study: Study, section: Section, curves: dict[str, tuple[np.ndarra
     bottom = HEAD + CURVE
     across, at_x = _scale(np.concatenate([x for x, _ in curves.values()]).tolist(), LABELS, WIDTH - RIGHT)
     up, at_y = _scale(np.concatenate([y for _, y in curves.values()]).tolist(), bottom, HEAD)
-    parts = [_text(12, 20, f"{section.domain}: reward of the rollouts, mean of five steps and of the seeds", kind="title")]
+    parts = [_text(12, 20, f"{section.domain}: reward of the rollouts, mean of five logs and of the seeds", kind="title")]
     parts.append(_axis(across, at_x, HEAD, bottom, name))
     parts += [_line(LABELS, up(mark), WIDTH - RIGHT, up(mark), "#eef0f3") + _text(LABELS - 8, up(mark) + 4, f"{mark:g}", "end") for mark in at_y]
     for k, (arm, (x, y)) in enumerate(curves.items()):
@@ -135,27 +136,32 @@ def _curves_of(study: Study, section: Section, curves: dict[str, tuple[np.ndarra
 # --- gain against perplexity -----------------------------------------------------------------------------------------
 def _gain(study: Study, sections: Sequence[Section]) -> Iterator[Panel]:
     """Every trained arm's gain over the reference, in the main metric where higher is better, by the domain's perceptual perplexity."""
-    found: dict[str, list[tuple[float, float, float, bool]]] = {}
+    found: dict[str, list[tuple[float, int, Figure, float]]] = {}
+    domains: dict[float, list[str]] = {}  # those of equal perplexity stand side by side
     for section in sections:
+        equal = domains.setdefault(section.log10_perplexity, [])
         for row in section.rows:
             if row.change is not None and study.arms[row.arm]:
-                gain, half = row.change.value * (-1 if section.lower_is_better else 1), row.change.half_width()
-                found.setdefault(row.arm, []).append((section.log10_perplexity, gain, half, significant(row.change)))
+                found.setdefault(row.arm, []).append((section.log10_perplexity, len(equal), row.change, -1.0 if section.lower_is_better else 1.0))
+        equal.append(section.domain)
     if not found:
         return
-    bottom = HEAD + CURVE
-    points = [point for some in found.values() for point in some]
-    across, at_x = _scale([x for x, *_ in points], LABELS + 10, WIDTH - RIGHT - 10)
-    up, at_y = _scale([0.0, *(edge for _, gain, half, _ in points for edge in (gain - half, gain + half))], bottom, HEAD)
+    top = HEAD + LINE
+    bottom = top + CURVE
+    edges = [sign * edge for some in found.values() for _, _, change, sign in some for edge in change.interval()]
+    across, at_x = _scale(list(domains), LABELS + 20, WIDTH - RIGHT - 20)
+    up, at_y = _scale([0.0, *edges], bottom, top)
     parts = [_text(12, 20, f"Gain over {study.reference} in the main metric; hollow: not significant, or one seed", kind="title")]
-    parts.append(_axis(across, at_x, HEAD, bottom, "log10 of perceptual perplexity"))
+    parts.append(_axis(across, at_x, top, bottom, "log10 of perceptual perplexity"))
     parts += [_line(LABELS, up(mark), WIDTH - RIGHT, up(mark), "#eef0f3") + _text(LABELS - 8, up(mark) + 4, f"{mark:g}", "end") for mark in at_y]
     parts.append(_line(LABELS, up(0), WIDTH - RIGHT, up(0), "#9ca3af", dashed=True))
+    parts += [_text(across(x), HEAD + 14, ", ".join(names), "middle") for x, names in domains.items()]
     for k, (arm, some) in enumerate(found.items()):
-        colour, aside = COLOURS[list(study.arms).index(arm) % len(COLOURS)], 4 * (2 * k - len(found) + 1)
-        for x, gain, half, sure in some:
-            parts += [_line(across(x) + aside, up(gain - half), across(x) + aside, up(gain + half), colour, 2)]
-            parts += [_dot(across(x) + aside, up(gain), colour, sure)]
+        colour = COLOURS[list(study.arms).index(arm) % len(COLOURS)]
+        for x, place, change, sign in some:
+            at = across(x) + 9 * (k - (len(found) - 1) / 2) + 12 * len(found) * (place - (len(domains[x]) - 1) / 2)
+            low, high = change.interval()
+            parts += [_line(at, up(sign * low), at, up(sign * high), colour, 2), _dot(at, up(sign * change.value), colour, significant(change))]
         parts += [_dot(20, HEAD + LINE * (k + 0.5), colour, True), _text(32, HEAD + LINE * (k + 0.5) + 4, arm)]
     yield Panel("".join(parts), bottom + FOOT + 8)
 

@@ -13,7 +13,7 @@ from .grid import Run, Study
 from .intervals import Figure, mean_figure, metric_figure
 from .run import result_of
 
-LIBRARIES = ("python", "torch", "transformers", "trl")
+LIBRARIES = ("python", "perception-r1", "torch", "transformers", "trl")
 """Whose versions a table tells."""
 Results = Mapping[int, Mapping[str, Any]]
 """What an arm's runs gave, by seed."""
@@ -34,7 +34,7 @@ class Row:
     also: Mapping[str, float | None]
     """Further metrics, means over seeds."""
     steps: int = 0
-    """Optimizer steps of the last GRPO training."""
+    """Optimizer steps of the last GRPO training; 0 where there is none."""
     cpu_minutes: float = 0.0
     """Processor time of training and measuring, mean over seeds."""
     paper: float | None = None
@@ -45,6 +45,8 @@ class Section:
     """One domain of a study."""
 
     domain: str
+    model: str
+    """Where its runs start."""
     metric: str
     lower_is_better: bool
     scenes: int
@@ -85,11 +87,17 @@ def gather(study: Study, runs: Sequence[Run], root: Path, also: Mapping[str, Seq
 def _section(study: Study, name: str, arms: Mapping[str, Results], also: Sequence[str]) -> Section:
     every = [result for by_seed in arms.values() for result in by_seed.values()]
     some = every[0]
+    if len({result["data"]["sha256"] for result in every}) > 1:
+        raise BadData(
+            f"study {study.name}, {name}: its runs were measured on different samples, because {some['data']['path']} changed between them: "
+            "expected the same for all, remove the folders of the older runs"
+        )
     task = make_task(some["task"])
     paper = study.paper.get(name, {})
     reference = arms.get(study.reference, {})
     return Section(
         domain=name,
+        model=some["model"],
         metric=some["main_metric"],
         lower_is_better=some["main_metric"] in task.LOWER_IS_BETTER,
         scenes=some["data"]["samples"],
@@ -110,11 +118,17 @@ def _row(arm: str, found: Results, reference: Results, also: Sequence[str], plac
         sampled=_sampled(found) if found else None,
         change=_change(found, reference, _main),
         sampled_change=_change(found, reference, _sampled),
-        also={metric: _mean([result["metrics"][metric]["value"] for result in found.values()]) for metric in also},
+        also={metric: _mean([_value(result["metrics"], metric) for result in found.values()]) for metric in also},
         steps=max((int(result["curve"][-1]["step"]) for result in found.values() if result["curve"]), default=0),
         cpu_minutes=_mean([result["cpu_minutes"] for result in found.values()]) or 0.0,
         paper=paper_figure(place),
     )
+
+
+def _value(metrics: Mapping[str, Any], name: str) -> float | None:
+    if name not in metrics:
+        raise BadData(f"also: metric {name!r} is not measured there: expected some of {', '.join(metrics)}")
+    return metrics[name]["value"]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

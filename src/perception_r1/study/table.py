@@ -32,9 +32,10 @@ def markdown(study: Study, sections: Sequence[Section], command: str) -> str:
 def _table(study: Study, section: Section) -> list[str]:
     arrow = "↓" if section.lower_is_better else "↑"
     head = ["arm", "seeds", f"`{section.metric}` {arrow}", f"against {study.reference}", f"sampled reward, of {section.greatest:g}", "difference"]
-    head += [f"`{name}`" for name in section.rows[0].also] + ([f"paper, {section.title}"] if section.title else []) + ["CPU minutes a run"]
+    head += [f"`{name}`" for name in section.rows[0].also] + ([f"paper, {section.title}"] if section.title else [])
+    head += ["RL steps", "CPU minutes a run"]
     perplexity = f"{scientific(section.log10_perplexity)} (log10 {section.log10_perplexity:.2f})"
-    lines = [f"{section.domain}, {section.scenes:,} held-out scenes, perceptual perplexity {perplexity}:", ""]
+    lines = [f"{section.domain}, from `{section.model}`, {section.scenes:,} held-out samples, perceptual perplexity {perplexity}:", ""]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return [*lines, *("| " + " | ".join(_cells(row, section)) + " |" for row in section.rows)]
 
@@ -43,7 +44,7 @@ def _cells(row: Row, section: Section) -> list[str]:
     cells = [row.arm, str(len(row.seeds)) if row.seeds else "pending", _cell(row.main), _difference(row.change), _cell(row.sampled)]
     cells += [_difference(row.sampled_change), *("–" if value is None else f"{value:.3f}" for value in row.also.values())]
     cells += ["–" if row.paper is None else f"{row.paper:g}"] if section.title else []
-    return [*cells, f"{row.cpu_minutes:.1f}" if row.seeds else "–"]
+    return [*cells, str(row.steps or "–"), f"{row.cpu_minutes:.1f}" if row.seeds else "–"]
 
 
 def _cell(figure: Figure | None) -> str:
@@ -97,7 +98,7 @@ def as_json(study: Study, sections: Sequence[Section]) -> dict[str, Any]:
         rest = {name: getattr(row, name) for name in ("also", "steps", "cpu_minutes", "paper")}
         return {"arm": row.arm, "seeds": list(row.seeds), **figures, **rest}
 
-    named = ("domain", "metric", "lower_is_better", "scenes", "log10_perplexity", "greatest", "title")
+    named = ("domain", "model", "metric", "lower_is_better", "scenes", "log10_perplexity", "greatest", "title")
     found = [{name: getattr(section, name) for name in named} | {"rows": [row_of(row) for row in section.rows]} for section in sections]
     about = {name: getattr(study, name) for name in ("question", "finding", "reference")}
     return {"study": study.name, **about, "intervals": HOW, "domains": found}
