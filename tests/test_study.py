@@ -17,7 +17,7 @@ from perception_r1.data.samples import read_samples
 from perception_r1.evaluation.metrics import ALWAYS
 from perception_r1.records import BadData
 from perception_r1.study import run as running
-from perception_r1.study.grid import Run, Step, Study, read_domains, read_study, runs_of
+from perception_r1.study.grid import Run, Step, Study, read_domains, read_study, runs_of, within
 from perception_r1.study.intervals import mean_figure, metric_figure
 from perception_r1.study.plot import write_plot
 from perception_r1.study.results import gather, paper_figure
@@ -42,12 +42,11 @@ def test_the_runs_of_every_study_have_settings_that_trl_takes(domains: str, tmp_
     yaml = pytest.importorskip("yaml")
     steps: dict[str, Step] = {}
     for name in STUDIES:  # every arm in one domain; the study of SFT and RL in all of them
-        study, known = read_study(name), read_domains(domains)
-        if not set(study.domains) <= set(known):
-            assert name == "perplexity"  # its dial is that of drawn scenes
-            continue
-        if any(study.held_out not in known[domain] for domain in study.domains):
-            assert (name, domains) == ("learning-rate", "paper")  # the paper names no validation samples
+        known = read_domains(domains)
+        try:
+            study = within(read_study(name), known)
+        except BadData:  # the dial is that of drawn scenes, and the paper names no validation samples
+            assert (name, domains) in (("perplexity", "paper"), ("learning-rate", "paper"))
             continue
         study = replace(study, seeds=1, domains=study.domains if name == "sft-vs-rl" else study.domains[:1])
         steps |= {json.dumps(step.settings, sort_keys=True): step for run in runs_of(study, known) for step in run.steps}
@@ -93,11 +92,11 @@ def test_settings_are_chosen_on_other_samples_than_the_studies_measure_on() -> N
     known, study = read_domains("drawn"), read_study("learning-rate")
     chosen = {run.measurement["eval_data"] for run in runs_of(study, known)}
     measured = {run.measurement["eval_data"] for name in STUDIES if name != "learning-rate" for run in runs_of(read_study(name), known)}
-    assert len(chosen) == 4
+    assert len(chosen) == 8
     assert not chosen & measured
     del known["ocr"]["validation_data"]
     with pytest.raises(BadData, match="learning-rate measures on the validation_data of ocr, which has none: add it"):
-        runs_of(study, known)
+        within(study, known)
 
 
 def test_a_study_of_several_trainings_gives_each_its_own_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +124,16 @@ def test_groups_are_whole_in_every_stage_and_a_step_has_as_many_rollouts(domains
             rollouts.setdefault(run.domain, set()).add(size * rounds)
             assert not [stage for stage in step.settings.get("stages", "").split(",") if stage and size % int(stage)]
     assert all(len(found) == 1 for found in rollouts.values())
+
+
+def test_a_study_runs_in_those_of_its_domains_that_the_file_has(counted: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from perception_r1.cli import main
+
+    (tmp_path / "own.yaml").write_text(TINY.format(model="tiny"))
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", "sft-vs-rl", "--data", str(tmp_path / "own.yaml"), "--seeds", "1", "-o", str(tmp_path)])
+    assert {run.domain for run in counted} == {"ocr"}
+    assert "own.yaml has no grounding, counting, detection: the study runs without" in capsys.readouterr().err
 
 
 def test_every_arm_is_measured_under_the_image_limits_of_the_recipe_a_base_too() -> None:
@@ -168,8 +177,8 @@ def test_unknown_names_say_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text("counting: {model: tiny, data: x}\n")
     with pytest.raises(BadData, match="counting has no eval_data"):
         read_domains(str(tmp_path / "few.yaml"))
-    with pytest.raises(BadData, match="needs the domain detection, found only counting"):
-        runs_of(read_study("matching"), {"counting": {}})
+    with pytest.raises(BadData, match="needs one of the domains counting, detection, found only ocr"):
+        within(read_study("matching"), {"ocr": {}})
 
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")

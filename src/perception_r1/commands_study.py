@@ -1,6 +1,7 @@
 """`perception-r1 study …`. As in cli.py, it imports what it needs when it runs."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def study(
     from dataclasses import replace
 
     from .records import BadData
-    from .study.grid import read_domains, read_study, runs_of
+    from .study.grid import read_domains, read_study, runs_of, within
 
     with usage():
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -40,13 +41,15 @@ def study(
                 "start one command a GPU, with CUDA_VISIBLE_DEVICES and the same -o, and they share the runs"
             )
         chosen, domains = read_study(name), read_domains(data)
-        chosen = replace(chosen, seeds=seeds or chosen.seeds)
+        asked, chosen = chosen.domains, within(replace(chosen, seeds=seeds or chosen.seeds), domains)
         runs = runs_of(chosen, domains, policy)
     from .study.plot import write_plot
     from .study.results import gather
     from .study.run import check, conduct, result_of
     from .study.table import write_table
 
+    if left_out := [domain for domain in asked if domain not in chosen.domains]:
+        print(f"study {name}: {data} has no {', '.join(left_out)}: the study runs without", file=sys.stderr)
     failed: list[str] = []
     if max_runs != 0:
         check([run for run in runs if result_of(run, output) is None])

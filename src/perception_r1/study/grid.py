@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +134,22 @@ def read_domains(name: str) -> dict[str, dict[str, Any]]:
     return {title: {"task": title} | domain for title, domain in found.items()}
 
 
+def within(study: Study, domains: Mapping[str, Mapping[str, Any]]) -> Study:
+    """The study in those of its domains that are there. Raises BadData for none, and for one without the samples that it measures on."""
+    known = [name for name in study.domains if name in domains]
+    if not known:
+        wanted, found = ", ".join(study.domains), ", ".join(domains)
+        raise BadData(f"study {study.name} needs one of the domains {wanted}, found only {found}: add it to the file of --data")
+    if missing := [name for name in known if study.held_out not in domains[name]]:
+        raise BadData(f"study {study.name} measures on the {study.held_out} of {missing[0]}, which has none: add it to the file of --data")
+    return replace(study, domains=known)
+
+
 def runs_of(study: Study, domains: Mapping[str, Mapping[str, Any]], model: str | None = None) -> list[Run]:
     """The runs of a study, seed by seed, so that a study that was stopped has whole seeds; from `model`, else from the domains' own.
 
-    Raises BadData for a domain that is not there. An arm without a training has one run: its greedy answers do not depend on a seed.
+    An arm without a training has one run: its greedy answers do not depend on a seed.
     """
-    if missing := [name for name in study.domains if name not in domains]:
-        raise BadData(f"study {study.name} needs the domain {missing[0]}, found only {', '.join(domains)}: add it to the file of --data")
-    if missing := [name for name in study.domains if study.held_out not in domains[name]]:
-        raise BadData(f"study {study.name} measures on the {study.held_out} of {missing[0]}, which has none: add it to the file of --data")
     grid = [(seed, name, arm) for seed in range(study.seeds) for name in study.domains for arm in study.arms if study.arms[arm] or not seed]
     return [_run(study, arm, name, domains[name], seed, model) for seed, name, arm in grid]
 
@@ -166,8 +173,8 @@ def _step(domain: Mapping[str, Any], command: str, own: Mapping[str, Any], seed:
     if "num_generations" in own and "per_device_train_batch_size" not in own:  # as many prompts a step as the other arms
         settings["per_device_train_batch_size"] *= own["num_generations"]
         settings["per_device_train_batch_size"] //= recipe["num_generations"]
-    for stage in own.get("stages", "").split(",") if "stages" in own else ():  # whole groups in every stage, as many rollouts a step
-        while settings["per_device_train_batch_size"] % int(stage.partition(":")[0]) and settings["gradient_accumulation_steps"] % 2 == 0:
+    for group in re.findall(r"(?:^|,)\s*([1-9]\d*)", str(own.get("stages", ""))):  # whole groups in every stage, as many rollouts a step
+        while settings["per_device_train_batch_size"] % int(group) and settings["gradient_accumulation_steps"] % 2 == 0:
             settings["per_device_train_batch_size"] *= 2
             settings["gradient_accumulation_steps"] //= 2
     for key in ("model", "output_dir", "resume"):
