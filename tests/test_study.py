@@ -136,6 +136,16 @@ def test_a_study_runs_in_those_of_its_domains_that_the_file_has(counted: list[Ru
     assert "own.yaml has no grounding, counting, detection: the study runs without" in capsys.readouterr().err
 
 
+def test_only_a_policy_that_knows_no_tags_is_taught_them_before_rl() -> None:
+    for domains, commands in (("drawn", ["sft", "grpo"]), ("paper", ["grpo"])):
+        for run in runs_of(read_study("thinking"), read_domains(domains)):
+            assert [step.command for step in run.steps] == commands
+            assert {bool(step.settings.get("thinking")) for step in run.steps} == {run.arm == "with"} == {run.measurement["thinking"]}
+    taught = {step.settings["data"] for run in runs_of(read_study("thinking"), read_domains("drawn")) for step in run.steps if step.command == "sft"}
+    assert len(taught) == 4
+    assert not taught & {domain["data"] for domain in read_domains("drawn").values()}
+
+
 def test_every_arm_is_measured_under_the_image_limits_of_the_recipe_a_base_too() -> None:
     runs = runs_of(read_study("matching"), read_domains("paper"))
     assert {run.measurement["max_pixels"] for run in runs} == {1_000_000}
@@ -240,7 +250,7 @@ def result(scores: list[float], *, steps: int = 1) -> dict[str, Any]:
         "model": "tiny",
         "data": {"samples": len(scores), "sha256": "0", "path": "scenes"},
         "versions": {"python": "3.12.1", "torch": "2.14.1", "numpy": "2.4.6"},
-        "steps": [{}] * steps,
+        "steps": [{"command": "grpo", "settings": {"num_iterations": 2}}] * steps,
         "curve": [{"step": k + 1, "reward": 1 + k / 10, "seconds": 2.0 * k} for k in range(steps * 8)],
         "metrics": {"count_acc": {"value": scores[0]}},
         "statistics": stats,
@@ -281,6 +291,7 @@ def test_a_table_says_what_is_not_significant_and_what_is_pending(done: tuple[St
     assert cells(text, "best")[1:4] == ["pending", "–", "–"]
     assert "Pending: counting best (0 of 2 seeds). `perception-r1 study matching --seeds 2` runs what is missing." in text
     assert cells(text, "base")[1] == "1"
+    assert (cells(text, "greedy")[-2], cells(text, "base")[-2]) == ("9", "–")  # 8 logs of a reward, and a second step on the last rollouts
     assert "\n7 runs, 10 CPU minutes in all, those that other studies share included; python 3.12.1, torch 2.14.1.\n" in text
     assert "perceptual perplexity 100.0 (log10 2.00)" in text
 

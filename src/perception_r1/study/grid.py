@@ -75,7 +75,8 @@ class Study:
     reference: str
     """The arm that the others are compared with."""
     arms: Mapping[str, Sequence[Mapping[str, Any]]]
-    """Arm → its trainings, each `{"sft" or "grpo": {key: value}}`; none for the base as it is. The key `part` is the study's own, as 1/2."""
+    """Arm → its trainings, each `{"sft" or "grpo": {key: value}}`; none for the base as it is. Two keys are the study's own: `part`, as 1/2,
+    and `data_of`, the domain's key for the samples. A training on samples that a domain does not name is left out there."""
     domains: Sequence[str]
     paper: Mapping[str, Mapping[str, Any]]
     """Domain → {"title": what the figures are, arm: where in the paper's tables its figure is}."""
@@ -155,7 +156,8 @@ def runs_of(study: Study, domains: Mapping[str, Mapping[str, Any]], model: str |
 
 
 def _run(study: Study, arm: str, name: str, domain: Mapping[str, Any], seed: int, model: str | None) -> Run:
-    steps = tuple(_step(domain, command, own, seed) for step in study.arms[arm] for command, own in step.items())
+    trainings = [(command, own) for step in study.arms[arm] for command, own in step.items() if own.get("data_of", "data") in domain]
+    steps = tuple(_step(domain, command, own, seed) for command, own in trainings)
     thinking = bool(steps and steps[-1].settings.get("thinking"))
     measurement = {**MEASUREMENT, "eval_data": domain[study.held_out], "task": domain["task"], "thinking": thinking}
     trained = recipes.read(domain["grpo"]["recipe"]) | domain["grpo"]
@@ -165,11 +167,11 @@ def _run(study: Study, arm: str, name: str, domain: Mapping[str, Any], seed: int
 
 def _step(domain: Mapping[str, Any], command: str, own: Mapping[str, Any], seed: int) -> Step:
     given, own = dict(domain[command]), dict(own)
-    part = str(own.pop("part", ""))
+    part, data = str(own.pop("part", "")), domain[own.pop("data_of", "data")]
     if not re.fullmatch(r"([1-9]/[1-9])?", part):
         raise BadData(f"part {part!r} of an arm: expected which part of how many, as 1/2")
     recipe = recipes.read(given.pop("recipe")) | given
-    settings = {**recipe, "task": domain["task"], "data": domain["data"], **own, "eval_data": None, "seed": seed}
+    settings = {**recipe, "task": domain["task"], "data": data, **own, "eval_data": None, "seed": seed}
     if "num_generations" in own and "per_device_train_batch_size" not in own:  # as many prompts a step as the other arms
         settings["per_device_train_batch_size"] *= own["num_generations"]
         settings["per_device_train_batch_size"] //= recipe["num_generations"]

@@ -119,10 +119,15 @@ def _row(arm: str, found: Results, reference: Results, also: Sequence[str], plac
         change=_change(found, reference, _main),
         sampled_change=_change(found, reference, _sampled),
         also={metric: _mean([_value(result["metrics"], metric) for result in found.values()]) for metric in also},
-        steps=max((int(result["curve"][-1]["step"]) for result in found.values() if result["curve"]), default=0),
+        steps=max((_optimizer_steps(result) for result in found.values() if result["curve"]), default=0),
         cpu_minutes=_mean([result["cpu_minutes"] for result in found.values()]) or 0.0,
         paper=paper_figure(place),
     )
+
+
+def _optimizer_steps(result: Mapping[str, Any]) -> int:
+    """Rewards are logged where rollouts are drawn, and each batch of them is used for num_iterations steps."""
+    return int(result["curve"][-1]["step"]) + result["steps"][-1]["settings"].get("num_iterations", 1) - 1
 
 
 def _value(metrics: Mapping[str, Any], name: str) -> float | None:
