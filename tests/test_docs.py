@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from perception_r1.cli import app
+from perception_r1.cli import app, main
 from perception_r1.dialects import DIALECTS, dialect_named, frame_of
 from perception_r1.records import Sample, Truth
+from perception_r1.study.table import HOW
 from perception_r1.tasks import TASKS, make_task
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,7 @@ PACKAGE = ROOT / "src" / "perception_r1"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 TASK = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -184,6 +186,19 @@ def test_the_worked_example_is_the_script_that_runs() -> None:
     script = (ROOT / "examples" / "new_task.py").read_text(encoding="utf-8")
     assert len(blocks(TASK, "python")) == 1
     assert blocks(TASK, "python")[0] in script
+
+
+@pytest.mark.parametrize("words", re.findall(r"^### `perception-r1 study (.*)`$", RESULTS, re.MULTILINE))
+def test_tables_and_plots_of_the_studies_are_what_their_command_makes_of_the_kept_runs(words: str, tmp_path: Path) -> None:
+    kept, name = ROOT / "docs" / "measured" / "study", words.split()[0]
+    (tmp_path / "runs").symlink_to(kept / "runs")
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", *shlex.split(words), "--max-runs", "0", "-o", str(tmp_path)])
+    table = (tmp_path / name / "table.md").read_text(encoding="utf-8").partition(HOW)[0]
+    assert table.count("\n| ") > 2
+    assert table.strip() in RESULTS
+    for file in ("table.md", "table.json", "plot.svg"):
+        assert (tmp_path / name / file).read_text(encoding="utf-8") == (kept / name / file).read_text(encoding="utf-8")
 
 
 def test_the_documents_are_plain_about_where_they_were_written() -> None:
