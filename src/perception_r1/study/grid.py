@@ -59,6 +59,11 @@ class Run:
     """`eval_data` and how it is answered."""
 
     @property
+    def limits(self) -> dict[str, Any]:
+        """The image limits that it is measured under, where there are any."""
+        return {key: self.measurement[key] for key in LIMITS if key in self.measurement}
+
+    @property
     def key(self) -> str:
         """Hash of every setting: not of the names of the arm and the domain, and not of what is in the files that are named."""
         return hash_of({"model": self.model, "steps": [step.asked() for step in self.steps], "measurement": dict(self.measurement)})

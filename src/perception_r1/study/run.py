@@ -149,16 +149,13 @@ def _difficulty(settings: Mapping[str, Any], model: str, root: Path) -> Path:
 
 def _tidied(output: Path, cpu_seconds: float) -> dict[str, Any]:
     """The curve of an ended training, and what it cost the process that ended it; checkpoints, several times the policy, make way."""
-    if (output / TRAINING).is_file():  # a kill while the checkpoints were removed
-        for checkpoint in output.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
     checkpoints = sorted(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    if checkpoints:
+    if checkpoints and not (output / TRAINING).is_file():  # with it, a kill came while the checkpoints were removed
         history = json.loads((checkpoints[-1] / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         with replacing(output / TRAINING) as part:
             part.write_text(json.dumps({"curve": curve_of(history), "cpu_seconds": cpu_seconds}), encoding="utf-8")
-        for checkpoint in checkpoints:
-            shutil.rmtree(checkpoint)
+    for checkpoint in checkpoints:
+        shutil.rmtree(checkpoint)
     return json.loads((output / TRAINING).read_text(encoding="utf-8"))
 
 
@@ -180,7 +177,7 @@ def curve_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 def _measure(run: Run, model: str, folder: Path) -> dict[str, Any]:
     given = dict(run.measurement)
     data, name = given["eval_data"], given["task"]
-    decoding = {key: given[key] for key in ("batch_size", "max_new_tokens", "thinking", *LIMITS) if key in given}
+    decoding = {key: given[key] for key in ("batch_size", "max_new_tokens", "thinking")} | run.limits
     found = evaluate(data=data, model=model, task=name, output=folder / "evaluation", **decoding)
     samples = load_data(data, name)
     stats = statistics_of_rows(read_per_sample(folder / "evaluation"))
@@ -200,10 +197,9 @@ def _measure(run: Run, model: str, folder: Path) -> dict[str, Any]:
 def _sampled(run: Run, model: str, samples: Sequence[Sample]) -> list[float]:
     """What each held-out sample's drawn answers earn on average, with all terms and Hungarian matching, whatever the training rewarded."""
     given = run.measurement
-    limits = {key: given[key] for key in LIMITS if key in given}
     settings = ProbeSettings(
         num_generations=given["samples"], temperature=given["temperature"], batch_size=given["batch_size"] * given["samples"], seed=run.seed,
-        max_new_tokens=given["max_new_tokens"], thinking=given["thinking"], **limits,
+        max_new_tokens=given["max_new_tokens"], thinking=given["thinking"], **run.limits,
     )  # fmt: skip
-    groups = sampled_groups(load_backend(model, samples, **limits), samples, settings)
+    groups = sampled_groups(load_backend(model, samples, **run.limits), samples, settings)
     return [sum(score.total for score in group.scores) / len(group.scores) for group in groups]
