@@ -46,7 +46,7 @@ from perception_r1.dialects import dialect_named
 from perception_r1.records import Sample, Truth
 from perception_r1.training.cpu import keep_freed_memory
 from perception_r1.training.dataset import processor_frame, prompt_dataset, tasks_for
-from perception_r1.training.grpo import GroupSharedTrainer
+from perception_r1.training.group_shared import GroupSharedTrainer
 from perception_r1.training.reward import PerceptionReward
 
 ARMS = {"stock": trl.GRPOTrainer, "ours": GroupSharedTrainer}

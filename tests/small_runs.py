@@ -13,7 +13,7 @@ from perception_r1.data.scenes import scene_samples
 from perception_r1.dialects import dialect_named
 from perception_r1.policy import tiny
 from perception_r1.training.dataset import prompt_dataset, tasks_for
-from perception_r1.training.grpo import GroupSharedTrainer
+from perception_r1.training.group_shared import GroupSharedTrainer
 
 
 def save_policy(folder: Path) -> None:

@@ -22,7 +22,7 @@ from trl.trainer import utils as trl_utils
 
 from perception_r1.policy import tiny
 from perception_r1.records import BadData
-from perception_r1.training.grpo import GroupSharedTrainer
+from perception_r1.training.group_shared import GroupSharedTrainer
 
 ON = {"share": "on"}
 
@@ -267,7 +267,7 @@ def test_trl_is_as_it_was_when_it_was_last_read(owner: Any, name: str) -> None:
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     where = f"{owner.__name__}.{name}"
     assert digest == known, (
-        f"TRL {trl.__version__} has changed {where}. Read it again against training/grpo.py's {ours}; when this file's other tests pass "
+        f"TRL {trl.__version__} has changed {where}. Read it again against training/group_shared.py's {ours}; when this file's other tests pass "
         f"and nothing in the new code escapes them, write its digest {digest} here."
     )
 

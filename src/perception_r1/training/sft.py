@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from .checkpoints import MarkComplete, write_settings
 from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
-from .grpo import init_kwargs, prepare, rows_file
+from .prepare import init_kwargs, prepare, rows_file
 from .recipe import load_recipe
 
 
