@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from perception_r1.data.mixture import load_data
+from perception_r1.data.rows import KINDS, sample_from_row
 from perception_r1.data.samples import Skipped, as_rgb, open_image, read_samples, write_samples
 from perception_r1.data.subsets import parse_count, subset
-from perception_r1.records import BadData, Sample, Truth
+from perception_r1.records import Answer, BadData, Frame, Sample, Truth
+from perception_r1.tasks import TASKS
+from perception_r1.tasks.task import BoxTask
 
 ROW: dict[str, Any] = {"id": "7", "task": "grounding", "image": "a.png", "width": 64, "height": 48, "query": "dog"}
 ROW |= {"truth": {"boxes": [[1, 2, 30, 40]]}}
@@ -424,3 +427,61 @@ def test_a_subset_of_more_than_there_is_is_an_error() -> None:
 def test_a_number_of_samples_that_is_none_is_named(text: str) -> None:
     with pytest.raises(BadData, match="expected a whole number of at least 1, as 500 or 5k"):
         parse_count(text)
+
+
+# --- tasks of one's own ----------------------------------------------------------------------------------------------
+class Pointing(BoxTask):
+    """A task of one's own that says nothing of queries but asks with one."""
+
+    name: ClassVar[str] = "pointing"
+    TERMS: ClassVar = {"format": (0.0, 1.0)}
+
+    def question(self, sample: Sample) -> str:
+        return f"Point to a {sample.query.strip().upper()}."
+
+    def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
+        return {}
+
+    def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
+        return {}
+
+
+class Describing(Pointing):
+    """A query may say where to look, and need not."""
+
+    name: ClassVar[str] = "describing"
+
+    def needs_query(self) -> bool:
+        return False
+
+
+class Tagging(Pointing):
+    """A question without a query."""
+
+    name: ClassVar[str] = "tagging"
+
+    def question(self, sample: Sample) -> str:
+        return "Tag it."
+
+
+@pytest.mark.parametrize("query", [None, "", "  "])
+@pytest.mark.parametrize("own", [Pointing, Describing, Tagging])
+def test_a_task_of_ones_own_needs_a_query_where_its_question_does(own: type[BoxTask], query: str | None, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(TASKS, own.name, own)
+    row = ROW | {"task": own.name, "query": query}
+    with pytest.raises(BadData, match=f"task '{own.name}': found no entry in KINDS"):
+        sample_from_row(row | {"query": "dog"}, tmp_path, "s.jsonl:1")
+    monkeypatch.setitem(KINDS, own.name, ("boxes",))
+    assert sample_from_row(row | {"query": "dog"}, tmp_path, "s.jsonl:1").query == "dog"
+    if own is Pointing:
+        with pytest.raises(BadData, match=r"s\.jsonl:1: sample '7': field query: found .*expected the phrase"):
+            sample_from_row(row, tmp_path, "s.jsonl:1")
+    else:
+        assert sample_from_row(row, tmp_path, "s.jsonl:1").query == (query or "")
+
+
+def test_the_tasks_of_the_book_need_a_query_or_not() -> None:
+    assert {name: task().needs_query() for name, task in TASKS.items() if name in BOOK} == BOOK
+
+
+BOOK = {"grounding": True, "counting": True, "detection": False, "ocr": False}

@@ -59,8 +59,7 @@ class Task(ABC):
 
     def template(self) -> str:
         """The prompt, with `{query}` and `{categories}` where a sample's own words go."""
-        nothing = Sample(id="", task=self.name, image="", width=1, height=1, query="{query}", categories=("{categories}",), truth=Truth(text=""))
-        return self.prompt(nothing)
+        return self.prompt(_nothing(self.name, "{query}"))
 
     def write(self, sample: Sample, frame: Frame, thought: str = "") -> str:
         """The true answer as a completion: what supervised training teaches, and what earns full marks.
@@ -105,6 +104,14 @@ class Task(ABC):
         """Metrics from the means, over samples, of what `measure` gave. Works elementwise, so it serves the bootstrap too."""
         return dict(means)
 
+    def needs_query(self) -> bool:
+        """Whether a sample must say what is asked for: by default where the question changes with
+        it. Override it where an empty query means something.
+        """
+        return self.question(_nothing(self.name, "{query}")) != self.question(
+            _nothing(self.name, "")
+        )
+
     @abstractmethod
     def question(self, sample: Sample) -> str: ...
 
@@ -125,6 +132,20 @@ class Task(ABC):
     @abstractmethod
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         """Statistics of one answer (None: malformed, which is wrong, never absent) against the raw truth."""
+
+
+def _nothing(task: str, query: str) -> Sample:
+    """A sample of no image."""
+    return Sample(
+        id="",
+        task=task,
+        image="",
+        width=1,
+        height=1,
+        query=query,
+        categories=("{categories}",),
+        truth=Truth(text=""),
+    )
 
 
 POINT_BOX = 0.01
