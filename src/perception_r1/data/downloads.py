@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ..records import BadData
+from .regular import expect_file
 from .samples import replacing, stored_image
 
 T = TypeVar("T")
@@ -174,6 +175,7 @@ def matching(paths: Iterable[Path], sha256: str, check_hash: bool = True) -> Pat
 
 
 def file_sha256(path: Path) -> str:
+    expect_file(path, "a file to take the SHA-256 of")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..records import BadData
+from .regular import expect_file
 from .samples import LeftOut
 
 MOST_PIXELS = 25_000_000
@@ -55,7 +56,11 @@ def pdf_pages(path: Path, dpi: int = 144) -> Iterator[PdfPage | LeftOut]:
         raise BadData(f"pdf: found dpi {dpi}, expected at least 1")
     library = pdfium()
     try:
+        expect_file(path, "a PDF")
         document = library.PdfDocument(path)
+    except BadData as problem:
+        yield LeftOut("unreadable", str(problem))
+        return
     except (library.PdfiumError, OSError) as problem:
         yield LeftOut("unreadable", f"{path}: found no readable PDF ({problem}), expected one without a password")
         return

@@ -22,10 +22,14 @@ import numpy as np
 from PIL import Image
 
 from ..records import BadData, Sample
+from .regular import MISSING, expect_file, what_else
 from .rows import Row, sample_from_row, sample_to_row
 
 PARQUET_ROWS = 1000
 """Rows written to Parquet at a time."""
+
+ROWS = "a file with one JSON object a line, or .parquet"
+"""What is expected of a file of rows."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for a file that is no image, or not a whole one."""
@@ -60,13 +64,8 @@ class Skipped:
 def read_rows(path: Path | str) -> Iterator[tuple[str, Row | BadData]]:
     """Yields (file and line, row) of a JSONL or Parquet file; a line that is not JSON comes as the BadData that says so."""
     path = Path(path)
-    _expect_file(path)
+    expect_file(path, ROWS)
     yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
-
-
-def _expect_file(path: Path) -> None:
-    if path.is_dir() or not path.exists():
-        raise BadData(f"{path}: found {'a folder' if path.is_dir() else 'no such file'}, expected a file with one JSON object a line, or .parquet")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row | BadData]]:
@@ -135,7 +134,7 @@ class SampleFile(Sequence[Sample]):
 
     def __init__(self, path: Path | str) -> None:
         self.path, self.starts, at = Path(path), array("q"), 0
-        _expect_file(self.path)
+        expect_file(self.path, ROWS)
         with self.path.open("rb") as file:
             for line in file:
                 if line.strip():
@@ -172,10 +171,9 @@ def unique(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
 
 def read_json(path: Path, expected: str) -> Any:
     """The content of a JSON file. Raises BadData, with what was `expected`, for a file that is not there or holds no JSON."""
+    expect_file(path, expected)
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError) as problem:
-        raise BadData(f"{path}: found no such file, expected {expected}") from problem
     except (ValueError, RecursionError) as problem:
         raise BadData(f"{path}: found no JSON ({problem}), expected {expected}") from problem
 
@@ -270,14 +268,15 @@ def open_image(sample: Sample) -> Image.Image:
 def stored_image(path: Path | IO[bytes], what: str) -> Iterator[Image.Image]:
     """The image file at `path`, open, its pixels as stored and not decoded yet.
 
-    Raises BadData, naming the file and `what` was expected there, when it is missing, or when it turns out to be corrupt
-    by the end of the block.
+    Raises BadData, naming the file and `what` was expected there, when it is missing, no file at
+    all but a FIFO or a device, or when it turns out to be corrupt by the end of the block.
     """
+    if isinstance(path, Path) and (found := what_else(path)):
+        no_image = "" if found == MISSING else "no readable image but "
+        raise BadData(f"{path}: found {no_image}{found}, expected {what}")
     try:
         with Image.open(path) as file:
             yield file
-    except FileNotFoundError as problem:
-        raise BadData(f"{path}: found no such file, expected {what}") from problem
     except UNREADABLE as problem:
         raise BadData(f"{path}: found no readable image ({problem}), expected {what}") from problem
 
