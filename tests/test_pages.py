@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from perception_r1.data.check import check_file
+from perception_r1.data.mixture import load_data
 from perception_r1.data.pages import REASONS, Pages, page_samples
 from perception_r1.data.pdf import pdf_pages
 from perception_r1.data.samples import open_image, read_samples, write_samples
@@ -492,3 +493,12 @@ def test_training_takes_a_step_on_the_real_pages(data_folder: Callable[[str], Pa
     small += ["--max_steps", "1", "--save_steps", "1", "--per_device_train_batch_size", "4", "--num_generations", "4", "--max_pixels", "20000"]
     output = grpo.run("ocr", [*small, "--max_completion_length", "16", "--gradient_accumulation_steps", "1", "--output_dir", str(tmp_path / "run")])
     assert (output / "model.safetensors").is_file()
+
+
+def test_a_set_of_pages_has_its_own_name_and_can_be_mixed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (60, 40)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "1.txt").write_text("text")
+    mixed = load_data(f"pages:{tmp_path / 'a'}?name=mine,pages:{tmp_path / 'b'}")
+    assert [(s.id, s.source) for s in mixed] == [("mine-1", "mine"), ("page-1", "pages")]

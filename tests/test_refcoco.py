@@ -18,8 +18,9 @@ from PIL import Image
 from perception_r1.data.check import check_file, check_samples
 from perception_r1.data.mixture import load_data
 from perception_r1.data.refcoco import read_plain_pickle, refcoco_samples
-from perception_r1.data.references import BOXES, RefOptions
+from perception_r1.data.references import RefOptions
 from perception_r1.data.samples import Skipped, open_image, read_samples, write_samples
+from perception_r1.data.written_boxes import BOXES, in_pixels
 from perception_r1.dialects import frame_of
 from perception_r1.records import BadData
 from perception_r1.tasks import make_task
@@ -225,14 +226,14 @@ def broken(**changes: Any) -> list[dict[str, Any]]:
 
 
 BROKEN_REFERENCES: dict[str, tuple[Any, str]] = {
-    "no such object": (broken(ann_id=9), "KeyError 9"),
-    "several objects": (broken(ann_id=[501, 502]), "TypeError"),
+    "no such object": (broken(ann_id=9), "(ref_id 0): found ann_id 9 of image 7, expected the id of an annotation"),
+    "several objects": (broken(ann_id=[501, 502]), "found ann_id [501, 502] of image 7"),
     "another image": (broken(image_id=8), "its object lies in image 7"),
-    "no sentences": ([{k: v for k, v in REFERENCES[0].items() if k != "sentences"}], "KeyError 'sentences'"),
-    "no split": (broken(split=None), "TypeError split None"),
-    "split is a list": (broken(split=["val"]), "TypeError split"),
-    "a number": ([7], "TypeError"),
-    "sentence without text": (broken(sentences=[{"sent_id": 1}]), "KeyError 'sent'"),
+    "no sentences": ([{k: v for k, v in REFERENCES[0].items() if k != "sentences"}], "found sentences nothing of image 7, expected a list"),
+    "no split": (broken(split=None), "found split nothing of image 7"),
+    "split is a list": (broken(split=["val"]), "found split ['val'] of image 7"),
+    "a number": ([7], "reference 1: found 7, expected a JSON object"),
+    "sentence without text": (broken(sentences=[{"sent_id": 1}]), "sentence 1: found sent nothing"),
     "a blank sentence": (broken(sentences=[sentence(1, " ")]), "field query: found ' '"),
     "a sentence that is a number": (broken(sentences=[{"sent_id": 1, "sent": 5}]), "field query: found 5"),
     "the same sentence id": (broken(sentences=[sentence(1, "a"), sentence(1, "b")]), "is there twice"),
@@ -250,8 +251,8 @@ def test_a_broken_reference_is_named(references: Any, words: str, tmp_path: Path
 
 def test_broken_instances_are_named(tmp_path: Path) -> None:
     whole = instances()
-    for part, entry, words in (("images", {"id": 1}, "file_name"), ("annotations", {"id": 1}, "image_id"), ("annotations", 7, "TypeError")):
-        with pytest.raises(BadData, match=rf"instances\.json: .*{words}.*as COCO defines it"):
+    for part, entry, words in (("images", {"id": 1}, "file_name"), ("annotations", {"id": 1}, "image_id"), ("annotations", 7, "found 7")):
+        with pytest.raises(BadData, match=rf"instances\.json: .*{words}.*expected"):
             refcoco_samples(refer(tmp_path, **{part: [*whole[part], entry]}))
     for part in ("images", "annotations"):
         with pytest.raises(BadData, match="twice"):
@@ -320,8 +321,6 @@ def test_a_wrong_declaration_shows(truly: str, said: str, tmp_path: Path) -> Non
 
 @given(st.floats(0, 190), st.floats(0, 90), st.floats(1, 10), st.floats(1, 10))
 def test_every_way_of_writing_a_box_says_the_same(x: float, y: float, width: float, height: float) -> None:
-    from perception_r1.data.references import _in_pixels
-
     written = {
         "xywh": [x, y, width, height],
         "xyxy": [x, y, x + width, y + height],
@@ -329,7 +328,7 @@ def test_every_way_of_writing_a_box_says_the_same(x: float, y: float, width: flo
         "xyxy1": [x / 200, y / 100, (x + width) / 200, (y + height) / 100],
     }
     for boxes, values in written.items():
-        np.testing.assert_allclose(_in_pixels(values, boxes, 200, 100, ""), [x, y, x + width, y + height], atol=1e-9)
+        np.testing.assert_allclose(in_pixels(values, boxes, 200, 100), [x, y, x + width, y + height], atol=1e-9)
 
 
 def test_the_conversation_form_gives_the_phrase_and_pixels(tmp_path: Path) -> None:

@@ -87,15 +87,29 @@ def coco(
     images: Annotated[Path | None, typer.Option(help="The image folder, relative to ROOT.")] = None,
     ids: Annotated[Path | None, typer.Option(help="Only the images that this file lists by id or file name: a line each, or a JSON list.")] = None,
     absent: Annotated[int, typer.Option(min=0, help="Counting: categories an image that it does not show (the answer is zero).")] = 0,
+    name: Annotated[str, typer.Option(help="Beginning of ids, and the source.")] = "coco",
+    merge_names: Annotated[
+        bool, typer.Option("--merge-names", help="Join categories of one name but for case.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out annotations that cannot be right.")
+    ] = False,
     sample: Subset = None,
     seed: Annotated[int, typer.Option(help="Which absent categories, and which samples of --sample.")] = 0,
 ) -> None:
     """COCO instances to detection or counting samples. Crowds: kept with their flag, and never counted."""
     from .data.coco import coco_samples
+    from .data.readers import left_out
+    from .data.samples import Skipped
 
-    number = wanted(sample)
-    found = coco_samples(root, task, split=split, annotations=annotations, images=images, ids=ids, absent=absent, seed=seed)
-    finish(found.samples, output, number=number, seed=seed, report=found.report)
+    number, skipped = wanted(sample), Skipped() if skip_bad else None
+    found = coco_samples(
+        root, task, split=split, annotations=annotations, images=images, ids=ids, absent=absent,
+        seed=seed, name=name, merge_names=merge_names, skipped=skipped,
+    )  # fmt: skip
+    problems = (*found.problems, *(skipped.problems if skipped else ()))
+    report = {**found.report, **left_out(skipped)}
+    finish(found.samples, output, number=number, seed=seed, report=report, problems=problems)
 
 
 REFCOCO = "perception-r1 data refcoco refcoco refcoco+ refcocog --by unc --by umd --split train --images train2014 --sample 5k -o train.jsonl"
@@ -123,6 +137,7 @@ def refcoco(
     Images inside the rows are written beside FILE, to the folder FILE_images.
     """
     from .data.mixture import equalities
+    from .data.readers import left_out
     from .data.refcoco import refcoco_samples
     from .data.references import RefOptions
     from .data.samples import Skipped, unique
@@ -138,9 +153,10 @@ def refcoco(
         found = refcoco_samples(path, options, skipped=skipped)
         report.update(found.report)
         samples += found.samples
-    left_out = {f"left out {reason}": count for reason, count in skipped.reasons.items()} if skipped else {}
     problems = skipped.problems if skipped else ()
-    finish(list(unique(samples, str(output))), output, number=number, seed=seed, report=report | left_out, problems=problems)
+    report.update(left_out(skipped))
+    samples = list(unique(samples, str(output)))
+    finish(samples, output, number=number, seed=seed, report=report, problems=problems)
 
 
 @data_app.command(epilog="Example: perception-r1 data pixmo pixmo --split train --images pixmo/images --download --sample 10k -o train.jsonl")
@@ -184,6 +200,9 @@ def pages(
     texts: Annotated[str | None, typer.Option(help="Folder: the suffix of texts, as .gt.txt.")] = None,
     question: Annotated[list[str] | None, typer.Option(help="Conversations: another question for a page's text; may be given often.")] = None,
     dpi: Annotated[int, typer.Option(min=1, help="PDFs: dots an inch at which pages are rendered.")] = 144,
+    name: Annotated[
+        str | None, typer.Option(help="Beginning of ids, and the source; page and pages by default.")
+    ] = None,
     sample: Subset = None,
     seed: SubsetSeed = 0,
 ) -> None:
@@ -191,7 +210,10 @@ def pages(
     from .data.pages import page_samples
 
     number, folder = wanted(sample), output.parent / f"{output.stem}_images"
-    found = page_samples(source, form=form, images=images, texts=texts, questions=tuple(question or ()), rendered=folder, dpi=dpi, track=shown)
+    found = page_samples(
+        source, form=form, images=images, texts=texts, questions=tuple(question or ()),
+        rendered=folder, dpi=dpi, name=name, track=shown,
+    )  # fmt: skip
     finish(found.samples, output, number=number, seed=seed, report=nonzero(found.report), problems=found.problems)
 
 
@@ -204,7 +226,9 @@ def recipe(
     seed: Annotated[int | None, typer.Option(help="Which samples; by default the recipe's.")] = None,
     download: Annotated[bool, typer.Option("--download", help="PixMo-Count: draw the sample, then fetch its images that are not there.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Downloads at a time.")] = 8,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out expressions that are bad or have no image, and count them.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out bad expressions and annotations.")
+    ] = False,
 ) -> None:
     """Make all sample files of a recipe, in its sizes, with a manifest: sources and their hashes, seeds, counts, what was left out and why.
 

@@ -8,7 +8,6 @@ Texts are UTF-8, in any language, and taken as they are, but for line ends, whic
 text is not what its image shows, is left out, and counted by reason.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from typing import Any
 from ..records import BadData, Sample, Truth
 from .downloads import Track, as_they_are
 from .pdf import pdf_pages
-from .samples import LeftOut, Skipped, as_rgb, replacing, stored_image
+from .regular import expect_file
+from .samples import LeftOut, Skipped, as_rgb, read_json, replacing, stored_image
 
 FORMS = ("conversation", "folder", "pdf")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".pbm", ".pgm", ".ppm"})
@@ -77,28 +77,36 @@ def page_samples(
     questions: Sequence[str] = (),
     rendered: Path | str | None = None,
     dpi: int = 144,
+    name: str | None = None,
     track: Track = as_they_are,
 ) -> Pages:
     """OCR samples of `source`: a conversation JSON file, a PDF, or a folder of images and texts or of PDFs; every image is opened.
 
     `form`, one of FORMS, where a folder holds both. conversation: `images` is the folder that image paths start from (that of
     the file); `questions` ask for a page's text too, besides QUESTIONS. folder: `texts` is the one suffix of texts (any of
-    TEXTS). pdf: pages are rendered into the folder `rendered` at `dpi`. Raises BadData where nothing can be read.
+    TEXTS). pdf: pages are rendered into the folder `rendered` at `dpi`. `name` begins every id and is the source, in place
+    of `page` and `pages`. Raises BadData where nothing can be read.
     """
     source = Path(source)
     form = form or _form(source)
     if form not in FORMS:
         raise BadData(f"pages: found form {form!r}, expected one of {', '.join(FORMS)}")
     if form == "conversation":
-        return _collected(source, _conversations(source, Path(images or source.parent), questions), (source,), track)
+        pages = _conversations(source, Path(images or source.parent), questions)
+        return _collected(source, pages, (source,), name, track)
     if form == "folder":
         suffixes = (texts,) if texts else TEXTS
-        files = tuple(path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGES or path.name.endswith(suffixes))
-        return _collected(source, _folder(source, suffixes), files, track)
+        named = [
+            path
+            for path in sorted(source.rglob("*"))
+            if path.suffix.lower() in IMAGES or path.name.endswith(suffixes)
+        ]
+        files = tuple(path for path in named if path.is_file())
+        return _collected(source, _folder(source, suffixes), files, name, track)
     if rendered is None:
         raise BadData(f"pages: {source}: found PDFs and no folder to render their pages into: name it with rendered=FOLDER")
     files = _pdf_files(source)
-    return _collected(source, _pdfs(source, files, Path(rendered), dpi), files, track)
+    return _collected(source, _pdfs(source, files, Path(rendered), dpi), files, name, track)
 
 
 def _form(source: Path) -> str:
@@ -116,7 +124,7 @@ def _form(source: Path) -> str:
     return "pdf" if ".pdf" in suffixes else "folder"
 
 
-def _collected(source: Path, pages: Iterable[_Page | BadData], files: tuple[Path, ...], track: Track) -> Pages:
+def _collected(source: Path, pages: Iterable[_Page | BadData], files: tuple[Path, ...], name: str | None, track: Track) -> Pages:
     """The samples of the pages. Raises BadData where there is none."""
     samples: dict[str, Sample] = {}
     skipped, rotated = Skipped(), 0
@@ -126,7 +134,7 @@ def _collected(source: Path, pages: Iterable[_Page | BadData], files: tuple[Path
                 raise page
             if page.id in samples:
                 raise BadData(f"{source}: page {page.id!r} is there twice, expected it once")
-            sample, turned = _sample(page)
+            sample, turned = _sample(page, name)
         except BadData as problem:
             skipped.add(problem)
             continue
@@ -139,7 +147,7 @@ def _collected(source: Path, pages: Iterable[_Page | BadData], files: tuple[Path
     return Pages(samples=list(samples.values()), report=report, problems=tuple(skipped.problems), files=files)
 
 
-def _sample(page: _Page) -> tuple[Sample, bool]:
+def _sample(page: _Page, name: str | None) -> tuple[Sample, bool]:
     """The page's sample, and whether its image asks to be shown rotated. Raises LeftOut."""
     text = page.text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
@@ -148,14 +156,26 @@ def _sample(page: _Page) -> tuple[Sample, bool]:
         raise LeftOut("not_utf8", f"page {page.id!r}: found half a character in its text, expected Unicode")
     (width, height), turned = _stored(page.image)
     truth = Truth(text=text)
-    sample = Sample(id=page.id, task="ocr", image=str(page.image.absolute()), width=width, height=height, query="", truth=truth, source="pages")
+    number = page.id if name is None else f"{name}-{page.id.removeprefix('page-')}"
+    sample = Sample(
+        id=number,
+        task="ocr",
+        image=str(page.image.absolute()),
+        width=width,
+        height=height,
+        query="",
+        truth=truth,
+        source=name or "pages",
+    )
     return sample, turned
 
 
 def _stored(path: Path) -> tuple[tuple[int, int], bool]:
     """Width and height as stored, and whether the image asks to be shown rotated. Raises LeftOut."""
-    if not path.is_file():
-        raise LeftOut("no_image", f"{path}: found no such file, expected the image of a page")
+    try:
+        expect_file(path, "the image of a page")
+    except BadData as problem:
+        raise LeftOut("no_image", str(problem)) from problem
     try:
         with stored_image(path, "the image of a page") as file:
             number, size, turned = getattr(file, "n_frames", 1), file.size, file.getexif().get(0x0112, 1) != 1
@@ -168,12 +188,7 @@ def _stored(path: Path) -> tuple[tuple[int, int], bool]:
 
 
 def _conversations(source: Path, root: Path, questions: Sequence[str]) -> Iterator[_Page | BadData]:
-    try:
-        entries = json.loads(source.read_bytes())
-    except FileNotFoundError as problem:
-        raise BadData(f"{source}: found no such file, expected a list of conversations in JSON") from problem
-    except (ValueError, RecursionError) as problem:
-        raise BadData(f"{source}: found no JSON ({problem}), expected a list of conversations") from problem
+    entries = read_json(source, "a list of conversations in JSON")
     if not isinstance(entries, list):
         raise BadData(f"{source}: found {type(entries).__name__}, expected a list of conversations")
     if not root.is_dir():
@@ -234,11 +249,19 @@ def _text(stem: Path, suffixes: Sequence[str]) -> str:
     """The text beside the image `stem`. Raises LeftOut where there is none, or no one text."""
     texts = {}
     for path in (stem.with_name(stem.name + suffix) for suffix in suffixes):
-        if path.is_file():
-            try:
-                texts[path.name] = path.read_text(encoding="utf-8-sig")
-            except UnicodeDecodeError as problem:
-                raise LeftOut("not_utf8", f"{path}: found bytes that are not UTF-8 (the first at {problem.start}): convert it") from problem
+        if not path.exists():
+            continue
+        try:
+            expect_file(path, "the text of a page")
+            texts[path.name] = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as problem:
+            raise LeftOut(
+                "not_utf8",
+                f"{path}: found bytes that are not UTF-8 (the first at {problem.start}): "
+                "convert it",
+            ) from problem
+        except BadData as problem:
+            raise LeftOut("no_text", str(problem)) from problem
     if not texts:
         raise LeftOut("no_text", f"{stem}: found no text named {stem.name} with {', '.join(suffixes)}, expected one beside the image")
     if len(set(texts.values())) > 1:

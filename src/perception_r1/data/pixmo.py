@@ -7,7 +7,6 @@ without it, rows without points, and rows whose count is not the number of their
 Validation and test are published without points: with `truth="count"` their counts are the truth, for evaluation alone.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ import numpy as np
 
 from ..records import BadData, Sample, Truth
 from .downloads import Link, Track, as_they_are, file_sha256, is_sha256, local_images
+from .numbers import Unread, number, whole
 from .rows import EDGE, Row
 from .samples import LeftOut, Skipped, as_rgb, read_rows, stored_image
 from .subsets import draw
+from .written_boxes import NEAR, like_per_cent
 
 UNITS = ("pixels", "percent")
 KINDS = ("points", "count")
@@ -28,8 +29,6 @@ KINDS = ("points", "count")
 REASONS = ("bad_row", "no_points", "count_differs", "no_image", "wrong_hash", "unreadable", "outside", "duplicate")
 """Why a row is left out: a field is broken; nobody says where the objects are; `count` is not the number of points; the image
 is not in the folder, has other bytes, does not open, or does not hold all points; the image and label were there before."""
-FEW_POINTS = 20
-"""With fewer points than this, nothing is concluded from all of them lying near the image's top left corner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +159,7 @@ def _count(where: str, row: Row, truth: str) -> _Count:
             raise BadData(f"{where}: field {name}: found {value!r:.80}, expected a text")
     if not is_sha256(str(sha256).lower()):
         raise BadData(f"{where}: field image_sha256: found {sha256!r:.80}, expected 64 hexadecimal digits")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise BadData(f"{where}: field count: found {count!r:.80}, expected a whole number of at least 0")
+    count = _read_count(where, count)
     points_M2 = _points(where, row.get("points"))
     if truth == "points" and count and not len(points_M2):
         raise LeftOut("no_points", f"{where}: found count {count} and no points, expected one for each object")
@@ -178,13 +176,28 @@ def _points(where: str, points: Any) -> np.ndarray:
     if points is None:
         return np.zeros((0, 2))
     x, y = (points.get(axis) or [] if isinstance(points, Mapping) else None for axis in ("x", "y"))
-    if not (isinstance(x, list) and isinstance(y, list) and len(x) == len(y) and all(map(_is_number, x + y))):
-        raise BadData(f'{where}: field points: found {points!r:.80}, expected {{"x": [...], "y": [...]}}, as many finite numbers in both')
-    return np.stack([x, y], axis=-1).astype(np.float64).reshape(-1, 2)
+    found = f"{where}: field points: found {points!r:.80}"
+    expected = f'{found}, expected {{"x": [...], "y": [...]}}, as many finite numbers in both'
+    if not (isinstance(x, list) and isinstance(y, list) and len(x) == len(y)):
+        raise BadData(expected)
+    try:
+        return np.array(
+            [[number(value) for value in axis] for axis in (x, y)], dtype=np.float64
+        ).T.reshape(-1, 2)
+    except Unread as problem:
+        raise BadData(expected) from problem
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _read_count(where: str, value: Any) -> int:
+    try:
+        count = whole(value)
+    except Unread:
+        count = -1
+    if count < 0:
+        raise BadData(
+            f"{where}: field count: found {value!r:.80}, expected a whole number of at least 0"
+        )
+    return count
 
 
 class _Finder:
@@ -254,9 +267,12 @@ def _truth(row: _Count, size: tuple[int, int], unit: str) -> Truth:
 
 
 def _refuse_percent(source: Path | str, samples: Iterable[Sample]) -> None:
-    """Raises BadData where points that are said to be pixels all lie within 100 of the corner, whatever the image's size."""
+    """Raises BadData where points that are said to be pixels all lie near the corner, whatever the
+    image's size.
+    """
     placed = [(sample, np.asarray(sample.truth.points)) for sample in samples if len(sample.truth)]
-    if sum(len(points_M2) for _, points_M2 in placed) < FEW_POINTS:
-        return
-    if max(points_M2.max() for _, points_M2 in placed) <= 100 and min(min(sample.width, sample.height) for sample, _ in placed) > 200:
-        raise BadData(f"{source}: found every point within 100 pixels of its image's top left corner: if they are per cent, say unit=percent")
+    furthest = max((float(points_M2.max()) for _, points_M2 in placed), default=0.0)
+    sides = ((sample.width, sample.height) for sample, points_M2 in placed for _ in points_M2)
+    if like_per_cent(furthest, furthest, sides):
+        found = f"every point within {NEAR} pixels of its image's top left corner"
+        raise BadData(f"{source}: found {found}: if they are per cent, say unit=percent")

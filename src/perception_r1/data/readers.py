@@ -19,11 +19,22 @@ from .scenes import scene_samples
 
 COLUMNS = ("image", "text", "box", "id")
 READERS: dict[str, dict[str, type]] = {
-    "refcoco": dict.fromkeys(("split", "by", "name", "form", "boxes", "template", *COLUMNS), str) | {"images": Path, "null_is_empty": bool},
-    "coco": {"task": str, "split": str, "annotations": str, "images": str, "ids": Path, "absent": int, "seed": int},
+    "refcoco": dict.fromkeys(("split", "by", "name", "form", "boxes", "template", *COLUMNS), str)
+    | {"images": Path, "null_is_empty": bool, "skip_bad": bool},
+    "coco": {
+        "task": str,
+        "split": str,
+        "annotations": str,
+        "images": str,
+        "ids": Path,
+        "absent": int,
+        "seed": int,
+    }
+    | {"name": str, "merge_names": bool, "skip_bad": bool},
     "pixmo": {"images": Path, "split": str, "unit": str, "truth": str, "any_hash": bool},
-    "pages": {"form": str, "images": Path, "texts": str, "question": str, "dpi": int},
-    "scenes": {"n": int, "seed": int, "split": str} | {option.name: type(option.default) for option in fields(SceneOptions)},
+    "pages": {"form": str, "images": Path, "texts": str, "question": str, "dpi": int, "name": str},
+    "scenes": {"n": int, "seed": int, "split": str}
+    | {option.name: type(option.default) for option in fields(SceneOptions)},
 }
 """The readers, with their options' types. A Path starts from where the command runs (in a data recipe, from its root), as the
 source itself does; `annotations` and `images` of coco start from the source."""
@@ -74,15 +85,24 @@ def read_source(
 ) -> Found:
     """What `reader`, one of READERS, makes of `source` with its `options`, typed; lists for those of MANY are taken too.
 
-    `folder` is where images go that lie inside the source (rows with images, PDFs, scenes). Bad referring expressions are left
-    out and counted in `skipped` when it is given. `drawn`: so many of pixmo's rows, by that seed. Raises BadData.
+    `folder` is where images go that lie inside the source (rows with images, PDFs, scenes). Bad
+    referring expressions and annotations are left out and counted in `skipped` when it is given.
+    `drawn`: so many of pixmo's rows, by that seed. Raises BadData.
     """
     options = dict(options)
+    if options.pop("skip_bad", False) and skipped is None:
+        skipped = Skipped()
     if reader == "refcoco":
         return _refcoco(source, options, folder, skipped)
     if reader == "coco":
-        coco = coco_samples(source, options.pop("task", "detection"), **options)
-        return Found(samples=coco.samples, report=coco.report, problems=(), files=coco.files)
+        coco = coco_samples(source, options.pop("task", "detection"), skipped=skipped, **options)
+        problems = (*coco.problems, *(skipped.problems if skipped else ()))
+        return Found(
+            samples=coco.samples,
+            report={**coco.report, **left_out(skipped)},
+            problems=problems,
+            files=coco.files,
+        )
     if reader == "pixmo":
         images, any_hash = options.pop("images", Path(source) / "images"), options.pop("any_hash", False)
         pixmo = pixmo_samples(source, images, check_hash=not any_hash, drawn=drawn, track=track, **options)
@@ -98,9 +118,22 @@ def _refcoco(source: Path | str, options: dict[str, Any], folder: Path, skipped:
     lists = {name: several(options.pop(name)) for name in ("by", "images") if name in options}
     columns = {name: options.pop(name) for name in COLUMNS if name in options}
     found = refcoco_samples(source, RefOptions(columns=columns, extract=folder, **lists, **options), skipped=skipped)
-    left_out = {f"left out {reason}": count for reason, count in skipped.reasons.items()} if skipped else {}
     problems = tuple(skipped.problems) if skipped else ()
-    return Found(samples=found.samples, report={**found.report, **left_out}, problems=problems, files=found.files)
+    return Found(
+        samples=found.samples,
+        report={**found.report, **left_out(skipped)},
+        problems=problems,
+        files=found.files,
+    )
+
+
+def left_out(skipped: Skipped | None) -> dict[str, int]:
+    """What was left out, by reason, as a report counts it."""
+    return (
+        {f"left out {reason}": count for reason, count in skipped.reasons.items()}
+        if skipped
+        else {}
+    )
 
 
 def several(value: Any) -> tuple[Any, ...]:

@@ -69,7 +69,9 @@ class Making:
     download: DownloadSettings | None = None
     """Fetch the images of pixmo that are not there; its sample is then drawn first, and dead links leave it smaller."""
     skip_bad: bool = False
-    """Leave out referring expressions that are bad or lack their image, and count them."""
+    """Leave out referring expressions that are bad or lack their image, and annotations that cannot
+    be right, and count them.
+    """
     track: Track = as_they_are
 
 

@@ -14,12 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any, TypeVar
 
 from ..records import BadData, Sample
-from .coco import read_instances
+from .annotations import Picture, read_pictures
+from .categories import Id
+from .instances import entries, read_instances
+from .numbers import Fields, Unread, four, identity, shown
+from .numbers import name as text
 from .references import Maker, Reference, RefOptions, RowForm
+from .regular import expect_file
 from .samples import LeftOut, Skipped, read_json, read_rows, unique
 
 T = TypeVar("T")
@@ -106,6 +110,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def read_plain_pickle(file: Path) -> Any:
     """The content of a pickle of plain containers. Raises BadData for one that names a class or a function, and runs neither."""
+    expect_file(file, "the references of the refer layout")
     try:
         with file.open("rb") as opened:
             return _PlainUnpickler(opened, encoding="utf-8").load()
@@ -122,45 +127,77 @@ def _refer(root: Path, options: RefOptions) -> _Entries:
     file, name = _refs_file(root, options.by), _name(root, options)
     references = read_plain_pickle(file)
     if not isinstance(references, list):
-        raise BadData(f"{file}: found {short(references)}, expected a list of references")
+        raise BadData(f"{file}: found {shown(references)}, expected a list of references")
     pictures, notes = _instances(root / "instances.json")
 
     def convert(where: str, reference: Any) -> Reference:
-        try:
-            image, box = notes[reference["ann_id"]]
-            if image != reference["image_id"]:
-                raise ValueError(f"its object lies in image {image}")
-            sentences = [(f"{name}-{sentence['sent_id']}", sentence["sent"]) for sentence in reference["sentences"]]
-            where = f"{where} (ref_id {reference['ref_id']})"
-            picture, size = pictures[image]
-            split = reference["split"]
-            if not isinstance(split, str):
-                raise TypeError(f"split {short(split)}")
-            return Reference(where=where, split=split, phrases=sentences, image=picture, size=size, box=box, boxes="xywh")
-        except (KeyError, TypeError, ValueError) as problem:
-            expected = "ref_id, ann_id, image_id, split and sentences with sent_id and sent, its object and image in instances.json"
-            raise BadData(f"{where}: {type(problem).__name__} {problem} in {short(reference)}, expected {expected}") from problem
+        fields = Fields(reference, where)
+        fields = Fields(reference, f"{where} (ref_id {fields.take('ref_id', identity)})")
+        found = notes.get(fields.take("ann_id", identity))
+        if found is None:
+            raise BadData(
+                fields.problem("ann_id", f"the id of an annotation of {root / 'instances.json'}")
+            )
+        note, image = found
+        if fields.take("image_id", identity) != image:
+            raise BadData(
+                fields.problem("image_id", f"{image!r}: its object lies in image {image}")
+            )
+        picture = pictures.get(image)
+        if picture is None:
+            raise BadData(
+                note.problem("image_id", f"the id of one of the file's {len(pictures):,} images")
+            )
+        return Reference(
+            where=fields.where,
+            split=fields.take("split", text),
+            phrases=_sentences(name, fields),
+            image=picture.file,
+            size=(picture.width, picture.height),
+            box=note.take("bbox", four),
+            boxes="xywh",
+            declared=False,
+        )
 
-    entries = ((f"{file}: reference {number}", reference) for number, reference in enumerate(references, 1))
-    return entries, convert, _folders(options, root, REFER_IMAGES), (file, root / "instances.json")
+    told = (
+        (f"{file}: reference {number}", reference) for number, reference in enumerate(references, 1)
+    )
+    return told, convert, _folders(options, root, REFER_IMAGES), (file, root / "instances.json")
 
 
-def _instances(file: Path) -> tuple[dict[Any, tuple[str, tuple[int, int]]], dict[Any, tuple[Any, Any]]]:
-    """Name and size of each image, and image and box of each annotation, by id. Raises BadData."""
-    content, entry = read_instances(file), None
-    pictures, notes = {}, {}
-    try:
-        for entry in content["images"]:
-            pictures[entry["id"]] = str(entry["file_name"]), (int(entry["width"]), int(entry["height"]))
-        for entry in content["annotations"]:
-            notes[entry["id"]] = entry["image_id"], entry["bbox"]
-    except (KeyError, TypeError, ValueError) as problem:
-        raise BadData(
-            f"{file}: {type(problem).__name__} {problem} in {short(entry)}, expected an image or annotation as COCO defines it"
-        ) from problem
-    if (len(pictures), len(notes)) != (len(content["images"]), len(content["annotations"])):
-        raise BadData(f"{file}: found an image id or annotation id twice, expected each once")
-    return pictures, notes
+def _sentences(name: str, fields: Fields) -> list[tuple[str, Any]]:
+    """Ids and phrases of a reference. Raises BadData."""
+    written = fields.get("sentences")
+    if not isinstance(written, list):
+        raise BadData(fields.problem("sentences", "a list of sentences"))
+    sentences = [
+        Fields(sentence, f"{fields.where}: sentence {place}")
+        for place, sentence in enumerate(written, 1)
+    ]
+    return [
+        (f"{name}-{sentence.take('sent_id', identity)}", sentence.take("sent", _there))
+        for sentence in sentences
+    ]
+
+
+def _there(value: Any) -> Any:
+    if value is None:
+        raise Unread("a sentence")
+    return value
+
+
+def _instances(file: Path) -> tuple[dict[Id, Picture], dict[Id, tuple[Fields, Id]]]:
+    """The images, and the annotations with the ids of their images, of the refer layout by id.
+    Raises BadData.
+    """
+    content = read_instances(file)
+    notes: dict[Id, tuple[Fields, Id]] = {}
+    for fields in entries(file, content, "annotations"):
+        number = fields.take("id", identity)
+        if number in notes:
+            raise BadData(f"{file}: found the annotation id {number!r} twice, expected each once")
+        notes[number] = fields, fields.take("image_id", identity)
+    return read_pictures(file, content), notes
 
 
 def _refs_file(root: Path, by: Sequence[str]) -> Path:
@@ -187,10 +224,17 @@ def _rows(path: Path, options: RefOptions) -> _Entries:
         if isinstance(row, BadData):
             raise row
         if not isinstance(row, Mapping):
-            raise BadData(f"{where}: found {short(row)}, expected an object with the columns {form.image}, {form.text} and {form.box}")
+            raise BadData(
+                f"{where}: found {shown(row)}, expected an object with the columns "
+                f"{form.image}, {form.text} and {form.box}"
+            )
         if lacking := [column for column in (form.image, form.text, form.box, form.id) if column and column not in row]:
             raise BadData(f"{where}: found the columns {', '.join(map(str, row))}, expected {lacking[0]!r}: name the columns with --columns")
-        number = row[form.id] if form.id else "-".join(filter(None, (shard, str(numbers[shard]))))
+        number = (
+            Fields(row, where).take(form.id, identity)
+            if form.id
+            else "-".join(filter(None, (shard, str(numbers[shard]))))
+        )
         box = _written_box(row[form.box], where)
         empty = isinstance(row.get("categories"), Mapping) and row["categories"].get("empty_case") is True
         if box is None and not (empty or options.null_is_empty):
@@ -218,7 +262,10 @@ def _file_rows(path: Path, shards: Sequence[tuple[str, Path]]) -> Iterator[tuple
     if path.suffix == ".json" and path.is_file():
         content = read_json(path, "a list of rows")
         if not isinstance(content, list):
-            raise BadData(f"{path}: found {short(content)}, expected a list of rows; name a file with a row on each line .jsonl")
+            raise BadData(
+                f"{path}: found {shown(content)}, expected a list of rows; "
+                "name a file with a row on each line .jsonl"
+            )
         yield from ((f"{path}: entry {number}", "", row) for number, row in enumerate(content, 1))
         return
     for shard, file in shards:
@@ -241,7 +288,9 @@ def _written_box(value: Any, where: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as problem:
-        raise BadData(f"{where}: found the box {short(value)}, expected four numbers or a JSON list of them") from problem
+        raise BadData(
+            f"{where}: found the box {shown(value)}, expected four numbers or a JSON list of them"
+        ) from problem
 
 
 def _phrases(name: str, value: Any, form: RowForm, where: str) -> Iterator[tuple[str, Any]]:
@@ -250,7 +299,10 @@ def _phrases(name: str, value: Any, form: RowForm, where: str) -> Iterator[tuple
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):
         text = item.get("sent") if isinstance(item, Mapping) else item
         if not isinstance(text, str):
-            raise BadData(f"{where}: column {form.text}: found {short(value)}, expected a text, a list of texts, or of objects with `sent`")
+            raise BadData(
+                f"{where}: column {form.text}: found {shown(value)}, "
+                "expected a text, a list of texts, or of objects with `sent`"
+            )
         if not (text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after)):
             raise BadData(f"{where}: column {form.text}: found {text[:80]!r}, expected {form.template!r}: name the sentence with --template")
         if not form.template and "bounding box" in text.lower():

@@ -5,7 +5,6 @@ lie in their image. Boxes are in the pixels of the image as stored, before any E
 """
 
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,25 +12,15 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from PIL import Image
 
 from ..records import BadData, Sample
+from .numbers import Unread, four, shown, whole
 from .rows import sample_from_row
 from .samples import UNREADABLE, LeftOut, image_size, replacing
-
-BOXES = {
-    "xywh": "x, y, width, height in pixels",
-    "xyxy": "x1, y1, x2, y2 in pixels",
-    "xyxy1000": "x1, y1, x2, y2 in thousandths of the image's width and height",
-    "xyxy1": "x1, y1, x2, y2 as shares of the image's width and height",
-}
-"""The ways in which data sets write a box."""
-
-SLACK = 2.0
-"""A box may stick out of its image by this many pixels, and is clipped: what rounding does. More means a wrong declaration."""
+from .written_boxes import BOXES, in_pixels, placed
 
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12}\.jpg)")
 
@@ -128,6 +117,8 @@ class Reference:
     image: Any
     box: Any
     boxes: str
+    declared: bool = True
+    """Whether the user says how boxes are written, and may have said it wrong."""
     size: tuple[int, int] | None = None
     """Width and height that the data set states; None to ask the image itself."""
     stated: tuple[Any, Any] = (None, None)
@@ -145,9 +136,13 @@ class Maker:
     def sample(self, reference: Reference, name: str, phrase: Any) -> Sample:
         path = self._image(reference)
         width, height = reference.size or self._stored_size(path, reference.where)
-        if reference.stated != (width, height) and all(isinstance(side, int) for side in reference.stated):
-            stated = "{}x{}".format(*reference.stated)
-            raise BadData(f"{reference.where}: found {stated}, expected the {width}x{height} pixels of {path}, as stored, before any EXIF rotation")
+        stated = _stated(reference, (width, height))
+        if stated != (width, height):
+            raise BadData(
+                f"{reference.where}: found {stated[0]}x{stated[1]}, "
+                f"expected the {width}x{height} pixels of {path}, as stored, "
+                "before any EXIF rotation"
+            )
         box = None if reference.box is None else self._pixels(reference, width, height)
         row = {"id": name, "task": "grounding", "image": path.name, "width": width, "height": height, "query": phrase}
         row |= {"truth": {"boxes": [] if box is None else [box]}, "source": "/".join(filter(None, (self.name, reference.split)))}
@@ -172,7 +167,9 @@ class Maker:
         if isinstance(image, bytes):
             return _extracted(image, self.extract, reference.where)
         if not (isinstance(image, str) and image.strip()):
-            raise BadData(f"{reference.where}: found the image {short(image)}, expected a path, or its bytes")
+            raise BadData(
+                f"{reference.where}: found the image {shown(image)}, expected a path, or its bytes"
+            )
         path = self.find(image)
         if path is None:
             self.lost.add(image)
@@ -181,19 +178,61 @@ class Maker:
 
     def _pixels(self, reference: Reference, width: int, height: int) -> list[float]:
         """The box xyxy in pixels, clipped to its image."""
-        exact = _in_pixels(reference.box, reference.boxes, width, height, reference.where)
+        numbers = _numbers(reference.box, reference.boxes, reference.where)
+        exact = in_pixels(numbers, reference.boxes, width, height)
         if reference.thousandths is not None:
-            other = _in_pixels(reference.thousandths, "xyxy1000", width, height, reference.where)
-            if any(abs(a - b) * 1000 > 1.01 * side for a, b, side in zip(exact, other, (width, height) * 2, strict=True)):
-                raise BadData(f"{reference.where}: found {reference.box} as {reference.boxes} and {reference.thousandths}, expected the same box")
-        described = f"{reference.where}: found {reference.box} as {reference.boxes} in an image of {width}x{height} pixels"
-        if exact[0] > exact[2] or exact[1] > exact[3] or min(exact) < -SLACK or exact[2] > width + SLACK or exact[3] > height + SLACK:
-            raise BadData(f"{described}, expected a box inside it, the right way round: are the boxes written otherwise? Name it with --boxes")
-        box = [max(exact[0], 0.0), max(exact[1], 0.0), min(exact[2], float(width)), min(exact[3], float(height))]
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise LeftOut("zero_area", f"{described}, expected a box with an area")
+            _expect_same(reference, exact, width, height)
+        try:
+            box = placed(numbers, reference.boxes, width, height)
+        except LeftOut as problem:
+            if problem.reason == "zero_area":
+                raise LeftOut("zero_area", f"{reference.where}: {problem}") from problem
+            remedy = (
+                ": are the boxes written otherwise? Name it with --boxes"
+                if reference.declared
+                else ""
+            )
+            raise BadData(f"{reference.where}: {problem}{remedy}") from problem
         self.report["clipped"] += box != exact
         return box
+
+
+def _numbers(values: Any, boxes: str, where: str) -> list[float]:
+    try:
+        return four(values)
+    except Unread as problem:
+        raise BadData(
+            f"{where}: found the box {shown(values)}, expected {problem}: {BOXES[boxes]}"
+        ) from problem
+
+
+def _stated(reference: Reference, stored: tuple[int, int]) -> tuple[int, int]:
+    """The size that a row states, the stored one's for a side of which it says nothing. Raises
+    BadData.
+    """
+    sides = list(stored)
+    for place, (name, side) in enumerate(zip(("width", "height"), reference.stated, strict=True)):
+        if side is None:
+            continue
+        try:
+            sides[place] = whole(side)
+        except Unread as problem:
+            raise BadData(
+                f"{reference.where}: found {name} {shown(side)}, expected {problem} of pixels"
+            ) from problem
+    return sides[0], sides[1]
+
+
+def _expect_same(reference: Reference, exact: Sequence[float], width: int, height: int) -> None:
+    """Raises BadData unless the row's box in thousandths is the other one."""
+    numbers = _numbers(reference.thousandths, "xyxy1000", reference.where)
+    other = in_pixels(numbers, "xyxy1000", width, height)
+    if any(
+        abs(a - b) * 1000 > 1.01 * side
+        for a, b, side in zip(exact, other, (width, height) * 2, strict=True)
+    ):
+        found = f"{reference.box} as {reference.boxes} and {reference.thousandths}"
+        raise BadData(f"{reference.where}: found {found}, expected the same box")
 
 
 def _find(file: str, folders: Sequence[Path]) -> Path | None:
@@ -201,20 +240,6 @@ def _find(file: str, folders: Sequence[Path]) -> Path | None:
     coco = _COCO_NAME.fullmatch(Path(file).name)
     names = dict.fromkeys((file, *((coco[0], coco[1]) if coco else ())))
     return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
-
-
-def _in_pixels(values: Any, boxes: str, width: int, height: int, where: str) -> list[float]:
-    """Four numbers, written as `boxes` says, as xyxy in pixels."""
-    try:
-        first, second, third, fourth = map(float, values)
-    except (TypeError, ValueError) as problem:
-        raise BadData(f"{where}: found the box {short(values)}, expected four numbers: {BOXES[boxes]}") from problem
-    if not all(map(math.isfinite, (first, second, third, fourth))):
-        raise BadData(f"{where}: found the box {short(values)}, expected four finite numbers")
-    if boxes == "xywh":
-        return [first, second, first + third, second + fourth]
-    across, down = {"xyxy": (1.0, 1.0), "xyxy1000": (width / 1000, height / 1000), "xyxy1": (width, height)}[boxes]
-    return [first * across, second * down, third * across, fourth * down]
 
 
 def _extracted(data: bytes, folder: Path | None, where: str) -> Path:

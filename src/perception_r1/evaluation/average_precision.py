@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.coco import coco_image
 from ..records import Answer, BadData, Sample
 from ..tasks.detection import COCO_NAMES
 from ..tasks.task import plain_name
@@ -51,9 +52,10 @@ def coco_tables(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> 
     """Tables for COCO AP from samples with true boxes and their answers (None: malformed, no detection).
 
     An answer without `scores` has 1.0 for every box. Ties keep the order of the images and of the text; that of the images is
-    COCO's, by their numbers, when every sample's id is one or `coco-` and one, else the order of the samples.
-    Detections whose label no sample lists are left out, as COCO does; `unknown_label_rate` counts them. So are items that
-    could not be read as a box. A truth outside the label set, or without boxes, raises BadData.
+    COCO's, by their numbers, when every sample's id is one, or one after its source (`coco-42`),
+    else the order of the samples. Detections whose label no sample lists are left out, as COCO
+    does; `unknown_label_rate` counts them. So are items that could not be read as a box. A truth
+    outside the label set, or without boxes, raises BadData.
     """
     names = tuple(dict.fromkeys(name for sample in samples for name in sample.categories or COCO_NAMES))
     number = {plain_name(name): index + 1 for index, name in enumerate(names)}
@@ -74,7 +76,10 @@ def coco_tables(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> 
 
 
 def _in_coco_order(samples: Sequence[Sample], answers: Sequence[Answer | None]) -> list[tuple[Sample, Answer | None]]:
-    pairs, numbers = list(zip(samples, answers, strict=True)), [sample.id.removeprefix("coco-") for sample in samples]
+    pairs, numbers = (
+        list(zip(samples, answers, strict=True)),
+        [str(coco_image(sample)) for sample in samples],
+    )
     if not all(number.isascii() and number.isdigit() for number in numbers):
         return pairs
     return [pairs[place] for place in sorted(range(len(pairs)), key=lambda place: int(numbers[place]))]

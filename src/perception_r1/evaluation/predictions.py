@@ -7,7 +7,6 @@
 
 import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.coco import read_instances
+from ..data.categories import category_names
+from ..data.coco import coco_image
+from ..data.instances import read_instances
+from ..data.numbers import Fields, Unread, four, identity, number, shown
+from ..data.regular import expect_file
 from ..data.samples import read_json, read_rows
 from ..records import Answer, BadData, Sample
 from ..tasks.detection import COCO_NAMES
@@ -76,7 +79,8 @@ def read_predictions(path: str | Path, samples: Sequence[Sample], categories: st
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file. Raises OSError."""
+    """SHA-256 of a file. Raises OSError, BadData for what is no file."""
+    expect_file(path, "a file")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -129,6 +133,7 @@ def read_texts(folder: Path, samples: Sequence[Sample]) -> dict[str, Written]:
         name = path.relative_to(folder).as_posix().removesuffix(".txt")
         if name not in wanted:
             raise BadData(f"{path}: found a text for {name!r}, which is not among the {len(wanted)} samples: expected ID.txt with the id of a sample")
+        expect_file(path, "a page's text")
         try:
             found[name] = Written(path.read_text(encoding="utf-8"), "stop")
         except UnicodeDecodeError as problem:
@@ -142,30 +147,36 @@ def read_coco_results(
 ) -> tuple[dict[str, Written], dict[str, Answer]]:
     """Detections by sample id, as text (the image's rows) for those that have some, and as an answer with scores for every sample.
 
-    A row belongs to the sample whose id is its image_id, or `coco-` and its image_id, as our COCO reader names it. An image
-    without a row is one where nothing was found. Boxes are x, y, width, height in original pixels. Raises BadData.
+    A row belongs to the sample whose id is its image_id, or its image_id after the sample's source
+    or `coco` and a hyphen, as our COCO reader names it. An image without a row is one where nothing
+    was found. Boxes are x, y, width, height in original pixels. Raises BadData.
     """
     if other := next((sample for sample in samples if sample.task != "detection"), None):
         raise BadData(f"{path}: found COCO results for sample {other.id!r} of task {other.task}, expected detection samples: name answers.jsonl")
     rows, names = read_json(path, "COCO results"), _category_names(samples, categories)
     if not isinstance(rows, list):
         raise BadData(f'{path}: found {str(rows)[:60]}, expected a list of {{"image_id", "category_id", "bbox", "score"}}')
-    wanted = {sample.id.removeprefix("coco-"): sample.id for sample in samples}
+    wanted = {coco_image(sample): sample.id for sample in samples}
     if len(wanted) < len(samples):
         raise BadData(f"{path}: found two samples whose ids name the same image of it, expected one sample an image")
-    grouped: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    written: dict[str, list[Any]] = defaultdict(list)
+    read: dict[str, list[_Detection]] = defaultdict(list)
     for index, row in enumerate(rows):
-        grouped[wanted[_image(row, f"{path}: row {index}", wanted, names)]].append(row)
-    answers = {sample.id: _answer(grouped.get(sample.id, []), names) for sample in samples}
-    return {name: Written(json.dumps(found, ensure_ascii=False), "stop") for name, found in grouped.items()}, answers
+        image, detection = _detection(Fields(row, f"{path}: row {index}"), wanted, names)
+        written[wanted[image]].append(row)
+        read[wanted[image]].append(detection)
+    answers = {sample.id: _answer(read.get(sample.id, [])) for sample in samples}
+    return {
+        name: Written(json.dumps(found, ensure_ascii=False), "stop")
+        for name, found in written.items()
+    }, answers
 
 
-def _category_names(samples: Sequence[Sample], categories: str | Path | None) -> dict[Any, str]:
+def _category_names(
+    samples: Sequence[Sample], categories: str | Path | None
+) -> dict[int | str, str]:
     if categories is not None:
-        try:
-            return {entry["id"]: str(entry["name"]) for entry in read_instances(Path(categories))["categories"]}
-        except (KeyError, TypeError) as problem:
-            raise BadData(f"{categories}: found a category without id or name, expected COCO's instances JSON") from problem
+        return category_names(Path(categories), read_instances(Path(categories)))
     if own := next((sample for sample in samples if sample.categories is not None), None):
         raise BadData(
             f"sample {own.id!r} has categories of its own, whose ids COCO results do not tell: "
@@ -174,28 +185,53 @@ def _category_names(samples: Sequence[Sample], categories: str | Path | None) ->
     return dict(zip(COCO_IDS, COCO_NAMES, strict=True))
 
 
-def _image(row: Any, where: str, wanted: Mapping[str, str], names: Mapping[Any, str]) -> str:
-    """The image that a row is about, once every field of it is right."""
-    if not isinstance(row, Mapping) or not {"image_id", "category_id", "bbox", "score"} <= row.keys():
-        raise BadData(f'{where}: found {str(row)[:80]}, expected {{"image_id", "category_id", "bbox", "score"}}')
-    box = row["bbox"]
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_finite, box)) and min(box[2:]) >= 0):
-        raise BadData(f"{where}: found bbox {str(box)[:80]}, expected [x, y, width, height], finite, sizes of at least 0")
-    if not _finite(row["score"]):
-        raise BadData(f"{where}: found score {str(row['score'])[:40]}, expected a finite number")
-    if not isinstance(row["category_id"], (int, str)) or row["category_id"] not in names:
-        raise BadData(f"{where}: found category_id {str(row['category_id'])[:40]}, expected one of {', '.join(map(str, list(names)[:5]))}, …")
-    if str(row["image_id"]) not in wanted:
-        raise BadData(f"{where}: found image_id {str(row['image_id'])[:40]}, which is not among the {len(wanted)} samples: name their sample file")
-    return str(row["image_id"])
+class _Detection(NamedTuple):
+    """One row of COCO results, read."""
+
+    xywh: list[float]
+    label: str
+    score: float
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _detection(
+    row: Fields, wanted: Mapping[int | str, str], names: Mapping[int | str, str]
+) -> tuple[int | str, _Detection]:
+    """The image that a row is about, and what it says of it. Raises BadData."""
+    if (
+        not isinstance(row.entry, Mapping)
+        or not {"image_id", "category_id", "bbox", "score"} <= row.entry.keys()
+    ):
+        raise BadData(
+            f"{row.where}: found {str(row.entry)[:80]}, "
+            'expected {"image_id", "category_id", "bbox", "score"}'
+        )
+    box, score = row.take("bbox", _sized), row.take("score", number)
+    category, image = row.take("category_id", identity), row.take("image_id", identity)
+    if category not in names:
+        raise BadData(
+            row.problem("category_id", f"one of {', '.join(map(str, list(names)[:5]))}, …")
+        )
+    if image not in wanted:
+        of = f"which is not among the {len(wanted)} samples"
+        found = f"found image_id {shown(row.get('image_id'))}, {of}"
+        raise BadData(f"{row.where}: {found}: name their sample file")
+    return image, _Detection(box, names[category], score)
 
 
-def _answer(rows: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> Answer:
-    boxes_N4 = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+def _sized(value: Any) -> list[float]:
+    """A box x, y, width, height. Raises Unread."""
+    expected = "[x, y, width, height], finite, sizes of at least 0"
+    try:
+        box = four(value)
+    except Unread as problem:
+        raise Unread(expected) from problem
+    if min(box[2:]) < 0:
+        raise Unread(expected)
+    return box
+
+
+def _answer(found: Sequence[_Detection]) -> Answer:
+    boxes_N4 = np.array([it.xywh for it in found], dtype=np.float64).reshape(-1, 4)
     boxes_N4[:, 2:] += boxes_N4[:, :2]
-    scores_N = np.array([row["score"] for row in rows], dtype=np.float64)
-    return Answer(boxes=boxes_N4, labels=tuple(names[row["category_id"]] for row in rows), scores=scores_N)
+    scores_N = np.array([it.score for it in found], dtype=np.float64)
+    return Answer(boxes=boxes_N4, labels=tuple(it.label for it in found), scores=scores_N)
