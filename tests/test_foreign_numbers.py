@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.test_coco import CATEGORIES, note, written
@@ -19,7 +19,7 @@ from perception_r1.data.numbers import EXACT, Unread, flag, four, identity, numb
 from perception_r1.data.pixmo import pixmo_samples
 from perception_r1.data.refcoco import refcoco_samples
 from perception_r1.data.references import RefOptions
-from perception_r1.data.samples import Skipped, write_samples
+from perception_r1.data.samples import Skipped, read_samples, write_samples
 from perception_r1.evaluation.predictions import read_coco_results
 from perception_r1.records import BadData, Sample, Truth
 
@@ -474,3 +474,41 @@ def test_an_id_of_a_size_that_no_float_holds_is_kept(tmp_path: Path) -> None:
     ).samples
     assert sample.id == f"coco-{EXACT + 1}"
     assert write_samples([sample], tmp_path / "s.jsonl") == 1
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    part=st.sampled_from(["images", "annotations", "categories"]),
+    field=st.sampled_from(["id", "image_id", "category_id", "bbox", "iscrowd", "area", "width"]),
+    other=st.sampled_from(["height", "file_name", "name", "supercategory"]),
+    values=st.tuples(anything, anything),
+    skip=st.booleans(),
+)
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_stands_in_a_field_is_read_or_one_line(
+    part: str, field: str, other: str, values: Any, skip: bool, tmp_path: Path
+) -> None:
+    written(tmp_path, note(1, 1, [1, 1, 5, 5], id=1), note(2, 2, [1, 1, 5, 5], id=2))
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content[part][0] |= {field: values[0], other: values[1]}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    try:
+        samples = coco_samples(tmp_path, images=".", skipped=Skipped() if skip else None).samples
+    except BadData as problem:
+        said = str(problem)
+    else:
+        said = ""
+        write_samples(samples, tmp_path / "s.jsonl")
+        assert len(list(read_samples(tmp_path / "s.jsonl"))) == len(samples)
+    assert "\n" not in said
+    assert len(said) < 900

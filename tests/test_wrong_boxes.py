@@ -260,3 +260,10 @@ def test_a_shorthand_leaves_bad_annotations_out_when_it_says_so(
         load_data(f"coco:{root}")
     assert len(load_data(f"coco:{root}?skip_bad=true")) == 2
     assert "left out outside 1; the first left out: " in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_boxes_where_something_else_is_wrong(tmp_path: Path) -> None:
+    root = written(tmp_path, *(note(1, 1, GOOD, area=-1) for _ in range(3)))
+    with pytest.raises(BadData, match="3 of 3 annotations cannot be right") as caught:
+        coco_samples(root)
+    assert "look like" not in str(caught.value)

@@ -19,7 +19,7 @@ from ..records import BadData
 from .categories import Categories, Id, read_categories
 from .image_list import listed_images
 from .instances import entries, read_instances
-from .numbers import Fields, Unread, flag, four, identity, name, number, whole
+from .numbers import Fields, Unread, flag, four, identity, name, number, shown, whole
 from .rows import EDGE, LARGEST
 from .samples import LeftOut, Skipped
 from .written_boxes import like_per_cent, likeness, placed
@@ -111,7 +111,7 @@ def _refuse(file: Path, content: Mapping[str, Any], notes: "_Notes", faults: Ski
         raise BadData(f"{faults.problems[0]}: {REMEDY}")
     if faults.count:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in faults.reasons.items())
-        looks = _looks(content, notes) if 2 * faults.count > total else ""
+        looks = _looks(content, notes)
         found = f"{faults.count:,} of {total:,} annotations cannot be right ({reasons}){looks}"
         raise BadData(f"{file}: {found}; the first: {faults.problems[0]}: {REMEDY}")
     if 2 * notes.empty.count > total:
@@ -133,7 +133,9 @@ def _most(file: Path, content: Mapping[str, Any], notes: "_Notes", bad: int) -> 
 
 
 def _looks(content: Mapping[str, Any], notes: "_Notes") -> str:
-    """What the boxes of a file look like, most of whose annotations are bad."""
+    """What the boxes of a file look like where most are not where they can be; "" elsewhere."""
+    if 2 * notes.counts["misplaced"] <= notes.counts["annotations"]:
+        return ""
     boxes, sizes = list[list[float]](), list[tuple[int, int]]()
     for entry in content["annotations"]:
         try:
@@ -154,7 +156,7 @@ def read_pictures(file: Path, content: Mapping[str, Any]) -> dict[Id, Picture]:
     for fields in entries(file, content, "images"):
         key, called = fields.take("id", identity), fields.take("file_name", name)
         if key in pictures:
-            found = f"the image id {key!r} twice, of {pictures[key].file} and {called}"
+            found = f"the image id {key!r} twice, of {shown(pictures[key].file)} and {shown(called)}"
             raise BadData(f"{file}: found {found}, expected each once")
         pictures[key] = Picture(
             id=key,
@@ -238,7 +240,9 @@ class _Notes:
         try:
             box = placed(written, "xywh", picture.width, picture.height)
         except LeftOut as problem:
-            self.counts["crowd"] += crowd and problem.reason == "zero_area"
+            empty = problem.reason == "zero_area"
+            self.counts["crowd"] += crowd and empty
+            self.counts["misplaced"] += not empty
             raise LeftOut(
                 problem.reason, f"{fields.where}: bbox of image {picture.id!r}: {problem}"
             ) from problem

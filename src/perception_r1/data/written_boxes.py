@@ -123,10 +123,10 @@ def likeness(xywh_N4: np.ndarray, sizes_N2: np.ndarray) -> str:
 
 def _scales(reach_N2: np.ndarray, sizes_N2: np.ndarray) -> list[str]:
     """The scales at which boxes that reach so far right and down lie in their images."""
-    found = []
-    if _nearly_all((reach_N2 <= 100 + SLACK).all(axis=1)):
+    found, furthest = [], float(np.quantile(reach_N2, NEARLY_ALL))
+    if 100 / 2 < furthest <= 100 + SLACK:  # some object lies on the far side
         found.append("per cent of the image's sides")
-    elif _nearly_all((reach_N2 <= 1000 + SLACK).all(axis=1)):
+    elif 1000 / 2 < furthest <= 1000 + SLACK:
         found.append("thousandths of the image's sides")
     if _nearly_all((reach_N2 <= sizes_N2[:, ::-1] + SLACK).all(axis=1)):
         found.append("those of the images turned by 90 degrees")
