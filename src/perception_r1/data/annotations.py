@@ -156,7 +156,8 @@ def read_pictures(file: Path, content: Mapping[str, Any]) -> dict[Id, Picture]:
     for fields in entries(file, content, "images"):
         key, called = fields.take("id", identity), fields.take("file_name", name)
         if key in pictures:
-            found = f"the image id {key!r} twice, of {shown(pictures[key].file)} and {shown(called)}"
+            both = f"{shown(pictures[key].file)} and {shown(called)}"
+            found = f"the image id {key!r} twice, of {both}"
             raise BadData(f"{file}: found {found}, expected each once")
         pictures[key] = Picture(
             id=key,

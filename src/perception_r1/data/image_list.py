@@ -1,4 +1,4 @@
-"""A file that lists the images of a data set to take, such as those of minival, by id or file name."""
+"""A file that lists the images of a data set to take, as those of minival: ids or file names."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
