@@ -179,6 +179,8 @@ class Turns(transformers.TrainerCallback):
         figures["rest"] = figures["whole"] - sum(figures[name] for name in PHASES[1:-1])
         if self.memory:
             figures = {"resting": self.resting / 2**20, "step": (peak(self.clock.device) - self.resting) / 2**20}
+        if self.clock.device == "cuda":
+            self.meta["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.pipe.send(figures | {"meta": dict(self.meta)})
         if state.global_step < args.max_steps:
             self._wait()
