@@ -32,20 +32,21 @@ def why_not(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if model.config.model_type not in FAMILIES:
         return f"the architecture {model.config.model_type} is not one of {', '.join(FAMILIES)}"
-    if _attention_of(model).removeprefix(_NAME) not in ATTENTIONS:
-        return f"the attention {_attention_of(model)} is not one of {', '.join(ATTENTIONS)}"
+    if attention_of(model).removeprefix(_NAME) not in ATTENTIONS:
+        return f"the attention {attention_of(model)} is not one of {', '.join(ATTENTIONS)}"
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "its text layers attend within a sliding window"
     return None
 
 
-def _attention_of(model: PreTrainedModel) -> str:
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention of its text layers; for packed rows that of what lies under them."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
 def share_prefix(model: PreTrainedModel) -> None:
     """Lets the text layers of `model` take packed rows, in place. Every other call goes on as before."""
-    base = _attention_of(model)
+    base = attention_of(model)
     if base.startswith(_NAME):
         return
     name = _NAME + base

@@ -89,6 +89,10 @@ class StaticSteps:
         self.token.copy_(tokens)
         return self.replay()
 
+    def keep(self, rows: Tensor) -> Tensor:
+        """Rows that have finished stay, since shapes are fixed; returns all rows."""
+        return torch.arange(len(self.token), device=rows.device)
+
     def _grow(self) -> None:
         self.room = max(self.ROOM, 2 * self.room)
         self.left = min(self.room, self.most)
@@ -112,8 +116,6 @@ class StaticSteps:
             attention_mask=self.seen,
             position_ids=self.positions,
             past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
         ).logits
         self.slot.add_(1)
         self.positions.add_(1)
