@@ -13,7 +13,8 @@ exactness  log-probabilities and gradients of packed rows against TRL's rows, th
 attention  what cuDNN's attention costs at each new length, and the other kernels beside it
 decoding   a token of a group: recorded as a CUDA graph, and launched kernel by kernel
 forward    the vision tower, reference and policy passes: time, memory, kernels
-steps      whole training steps: stock TRL, and ours with and without gradient checkpointing
+steps      whole training steps: stock TRL with and without cuDNN's attention, and ours with and
+           without gradient checkpointing
 memory     the peak of the detection recipe's step (Qwen2.5-VL-3B, no adapters)
 """
 
@@ -50,10 +51,12 @@ def steps(setting: Setting) -> None:
     folder.mkdir()
     build_model(setting.model, folder, setting.device)
     torch.cuda.empty_cache()
-    for arm, checkpointing in (("stock", True), ("ours", True), ("ours", False)):
-        rows = take_turns(_case(setting, folder, checkpointing=checkpointing), (arm,))[arm]
+    arms = (("stock", True, True), ("stock", True, False), ("ours", True, False), ("ours", False, False))
+    for arm, checkpointing, cudnn in arms:
+        settings = {"checkpointing": checkpointing, "cudnn": cudnn}
+        rows = take_turns(_case(setting, folder, **settings), (arm,))[arm]
         found = {name: statistics.median(row[name] for row in rows) for name in grpo_step.PHASES}
-        setting.say(arm=arm, checkpointing=checkpointing, seconds=found, peak_gib=rows[-1]["meta"]["peak_gib"])
+        setting.say(arm=arm, **settings, seconds=found, peak_gib=rows[-1]["meta"].get("peak_gib"))
 
 
 def memory(setting: Setting) -> None:

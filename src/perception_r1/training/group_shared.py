@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from ..evaluation.gpu import avoid_cudnn_attention
 from ..records import BadData
 from .rollouts import prefill_once
 from .shared_prefix import pack, share_prefix, shared_logps, why_not
@@ -26,6 +27,7 @@ class GroupSharedTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, share: str = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        avoid_cudnn_attention()
         self._tokenizer.padding_side = "left"  # TRL pads prompts on the left, and takes the image marks as the processor pads them
         reason = "it is off" if share == "off" else self._cannot_share()
         if reason and share == "on":
