@@ -11,6 +11,7 @@ bfloat16 autocast. The configs come from PERCEPTION_R1_DATA.
 
 exactness  log-probabilities and gradients of packed rows against TRL's rows, three small families
 attention  what cuDNN's attention costs at each new length, and the other kernels beside it
+windows    Qwen2.5-VL's vision tower, attention a window and attention to all windows at once
 decoding   a token of a group: recorded as a CUDA graph, and launched kernel by kernel
 forward    the vision tower, reference and policy passes: time, memory, kernels
 steps      whole training steps: stock TRL with and without cuDNN's attention, and ours with and
@@ -33,7 +34,7 @@ import grpo_step
 import torch
 import transformers
 import trl
-from gpu_sections import GROUP, Setting, attention, decoding, exactness, forward
+from gpu_sections import GROUP, Setting, attention, decoding, exactness, forward, windows
 from grpo_step import Case, take_turns
 from random_model import build_model
 
@@ -69,7 +70,7 @@ def memory(setting: Setting) -> None:
     setting.say(resting_gib=row["resting"] / 2**10, peak_gib=(row["resting"] + row["step"]) / 2**10)
 
 
-SECTIONS = {work.__name__: work for work in (exactness, attention, decoding, forward, steps, memory)}
+SECTIONS = {work.__name__: work for work in (exactness, attention, windows, decoding, forward, steps, memory)}
 
 
 # ------------------------------------------------------------------------------------ the run

@@ -1,6 +1,7 @@
 """The sections of `gpu.py` that look at one model: exactness, attention, decoding, forward. Not a benchmark itself."""
 
 import gc
+import json
 import statistics
 import sys
 import time
@@ -12,15 +13,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from random_model import config_of
+from random_model import REAL, config_of
 from torch import Tensor
-from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
+from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tests.small_families import FAMILIES, completions, prompts, small_model
 
 from perception_r1.evaluation.gpu import avoid_cudnn_attention
+from perception_r1.evaluation.vision_windows import batch_windows
 from perception_r1.training import rollouts
 from perception_r1.training.rollouts import prefill_once
 from perception_r1.training.shared_prefix import Packed, pack, share_prefix, shared_logps
@@ -283,6 +286,33 @@ def _rollouts(model: Any, given: dict[str, Tensor], setting: Setting, count: int
         ids = model.generate(given["ids"], **settings, **images_of(given))
     rollouts._next_tokens = pick
     return ids[:, given["ids"].shape[1] :], torch.cat(kept, 1)
+
+
+def windows(setting: Setting) -> None:
+    avoid_cudnn_attention()
+    settings = json.loads((REAL / "qwen2_5_vl_3b_config.json").read_text())
+    config = Qwen2_5_VLConfig(**settings).vision_config
+    config.depth = 2 if setting.small else config.depth
+    config._attn_implementation = "sdpa"
+    with torch.device(setting.device):
+        tower = Qwen2_5_VisionTransformerPretrainedModel(config).to(torch.bfloat16)
+    height, width = setting.patches
+    pixels = torch.randn(height * width, 1176, device=setting.device, dtype=torch.bfloat16)
+    grid = torch.tensor([[1, height, width]], device=setting.device)
+
+    def encode() -> Tensor:
+        with torch.no_grad():
+            return tower(pixels, grid).pooler_output
+
+    def train() -> None:
+        tower(pixels, grid).pooler_output.sum().backward()
+
+    loop = {"loop_ms": median_ms(encode, 3), "loop_backward_ms": median_ms(train, 3)}
+    expected = encode().float()
+    layers = batch_windows(tower)
+    found = {"at_once_ms": median_ms(encode, 3), "at_once_backward_ms": median_ms(train, 3)}
+    apart = ((encode() - expected).norm() / expected.norm()).item()
+    setting.say(layers=layers, **loop, **found, relative_difference=apart)
 
 
 def forward(setting: Setting) -> None:

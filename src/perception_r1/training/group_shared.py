@@ -9,6 +9,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from ..evaluation.gpu import avoid_cudnn_attention
+from ..evaluation.vision_windows import batch_windows
 from ..records import BadData
 from .rollouts import prefill_once
 from .shared_prefix import pack, share_prefix, shared_logps, why_not
@@ -38,6 +39,7 @@ class GroupSharedTrainer(GRPOTrainer):
         if self.group_shared:
             for model in filter(None, (self.model, self.ref_model)):
                 share_prefix(self._bare(model))
+                batch_windows(self._bare(model))
 
     def _bare(self, model: Any) -> Any:
         model = self.accelerator.unwrap_model(model)
