@@ -45,12 +45,20 @@ class _Windows:
         qkv = self.layer.qkv(hidden_states).unflatten(1, (3, self.layer.num_heads, -1))
         query, key, value = qkv.unbind(1)
         query, key = qwen.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        place = torch.arange(longest, device=lengths.device)
-        there = place < lengths[:, None]
-        source = (cu_seqlens[:-1, None] + place).clamp(max=len(hidden_states) - 1)
-        states = (rows[source].transpose(1, 2) for rows in (query, key, value))
-        mask = None if count * longest == len(hidden_states) else there[:, None, None]
+        mask, source, target = None, None, None
+        if count * longest != len(hidden_states):
+            place = torch.arange(longest, device=lengths.device)
+            mask = (place < lengths[:, None])[:, None, None]
+            source = (cu_seqlens[:-1, None] + place).clamp(max=len(hidden_states) - 1).flatten()
+            target = mask.flatten().nonzero()[:, 0]
+        states = []
+        for rows in (query, key, value):
+            # index_select, whose gradient is a sum; that of rows[source] would sort the indices first
+            padded = rows if source is None else rows.index_select(0, source)
+            states.append(padded.unflatten(0, (count, longest)).transpose(1, 2))
         seen = nn.functional.scaled_dot_product_attention(
             *states, attn_mask=mask, scale=self.layer.scaling
         )
-        return self.layer.proj(seen.transpose(1, 2)[there].flatten(1))
+        seen = seen.transpose(1, 2).flatten(0, 1)
+        seen = seen if target is None else seen.index_select(0, target)
+        return self.layer.proj(seen.flatten(1))
