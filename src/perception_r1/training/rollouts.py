@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .cpu import packed_linears
+from .precision import as_attended
 from .shared_prefix import attention_of, why_not
 from .static_decode import StaticSteps
 
@@ -98,7 +99,10 @@ def sample_groups(
     call: Any = partial(model, use_cache=True, logits_to_keep=1)
     given = {name: value for name, value in model_kwargs.items() if name not in ("use_cache", "logits_to_keep")}
     logits = call(input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **given).logits
-    layers = [(layer.keys.repeat_interleave(group, 0), layer.values.repeat_interleave(group, 0)) for layer in cache.layers]
+    layers = []
+    for layer in cache.layers:
+        keys, values = as_attended(layer.keys), as_attended(layer.values)
+        layers.append((keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)))
     ids, mask, after, logits = (states.repeat_interleave(group, 0) for states in (input_ids, mask, after, logits))
     most = generation_config.max_new_tokens or 0
     steps: Any = StaticSteps(call, layers, mask, after, most=most) if can_record(model, synced_gpus) else _RoomySteps(call, layers, mask, after)
