@@ -43,8 +43,11 @@ lint: setup
 
 check: lint test  ## what CI runs: lint, types, tests
 
+# Not benchmarks by themselves, and the one that needs a GPU.
+NOT_ALONE := $(addprefix benchmarks/,random_model.py gpu_sections.py gpu.py)
+
 bench: setup  ## every figure of benchmarks/, measured on this machine
-	@set -e; for script in $(filter-out benchmarks/random_model.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
+	@set -e; for script in $(filter-out $(NOT_ALONE),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 docs: setup  ## the documents against the code: links, tree, tables, commands, examples
 	.venv/bin/python -m pytest -q tests/test_docs.py tests/test_examples.py

@@ -73,6 +73,8 @@ class Case:
     warmup: int
     steps: int
     threads: int
+    cudnn: bool = True
+    """On a GPU: whether PyTorch may choose cuDNN's attention, as it does unless told otherwise. Ours tells it otherwise."""
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -179,6 +181,8 @@ class Turns(transformers.TrainerCallback):
         figures["rest"] = figures["whole"] - sum(figures[name] for name in PHASES[1:-1])
         if self.memory:
             figures = {"resting": self.resting / 2**20, "step": (peak(self.clock.device) - self.resting) / 2**20}
+        if self.clock.device == "cuda":
+            self.meta["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.pipe.send(figures | {"meta": dict(self.meta)})
         if state.global_step < args.max_steps:
             self._wait()
@@ -208,6 +212,7 @@ def _status(name: str) -> int:
 def run_arm(pipe: Any, arm: str, case: Case) -> None:
     """Trains one arm, in this process, a step whenever the pipe says so."""
     torch.set_num_threads(case.threads)
+    torch.backends.cuda.enable_cudnn_sdp(case.cudnn)
     _hush()
     if not case.memory and case.device == "cpu":
         keep_freed_memory()

@@ -1,10 +1,10 @@
-"""The models of the benchmarks: Qwen2-VL with random weights, as a model folder. Not a benchmark itself.
+"""The models of the benchmarks: Qwen2-VL and Qwen2.5-VL with random weights, as a model folder. Not a benchmark itself.
 
     python benchmarks/random_model.py prototype FOLDER
 
 `prototype`: 38 M parameters in float32 (8 text layers of width 512, 6 vision layers of width 256) with the bundled policy's tokenizer.
 `shallow`: the same with 2 text layers, for answers so long that the prototype would take hours.
-`qwen2-vl-2b`: the real config, tokenizer and chat template, from PERCEPTION_R1_DATA, in bfloat16.
+`qwen2-vl-2b`, `qwen2.5-vl-3b`: the real config, tokenizer and chat template, from PERCEPTION_R1_DATA, in bfloat16.
 """
 
 import json
@@ -16,6 +16,10 @@ from typing import Any
 import torch
 from transformers import (
     AutoTokenizer,
+    PreTrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -26,16 +30,23 @@ from transformers import (
 from perception_r1.policy import tiny
 
 MODELS = ("prototype", "shallow", "qwen2-vl-2b")
+"""Those of which `arithmetic.py` counts the operations."""
+KINDS: dict[str, tuple[Any, Any, Any, str]] = {
+    "qwen2-vl-2b": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, "qwen2_vl_2b_config.json"),
+    "qwen2.5-vl-3b": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, "qwen2_5_vl_3b_config.json"),
+}
+"""The real ones: config, model, processor, and where the config lies."""
 DATA = Path(os.environ.get("PERCEPTION_R1_DATA") or Path(__file__).parents[2] / "shared" / "data")
 REAL = DATA / "qwen_tokenizer_config"
 VOCABULARY = 3008
 """Entries of the prototype's head: the bundled policy's tokens, up to a multiple of 64."""
 
 
-def config_of(model: str, **tokens: Any) -> Qwen2VLConfig:
+def config_of(model: str, **tokens: Any) -> PreTrainedConfig:
     """The config of one of MODELS; `tokens` are the ids of the marks around images, where they are not the real ones."""
-    if model == "qwen2-vl-2b":
-        return Qwen2VLConfig(**json.loads((REAL / "qwen2_vl_2b_config.json").read_text()))
+    if model in KINDS:
+        config_kind, _, _, file = KINDS[model]
+        return config_kind(**json.loads((REAL / file).read_text()))
     rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
     text = {"vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
     text |= {"num_hidden_layers": 2 if model == "shallow" else 8, "num_key_value_heads": 2}
@@ -46,7 +57,7 @@ def config_of(model: str, **tokens: Any) -> Qwen2VLConfig:
 
 def _tokenizer(model: str, folder: Path) -> tuple[Any, str]:
     """The tokenizer and the chat template."""
-    if model != "qwen2-vl-2b":
+    if model not in KINDS:
         return tiny.make_tokenizer(), tiny.CHAT_TEMPLATE
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (folder / file).write_bytes((REAL / file).read_bytes())
@@ -58,7 +69,8 @@ def build_model(model: str, folder: Path, device: str = "cpu") -> None:
     tokenizer, template = _tokenizer(model, folder)
     images = Qwen2VLImageProcessor(patch_size=14, merge_size=2, size={"shortest_edge": 3136, "longest_edge": 2**30})
     parts = {"image_processor": images, "tokenizer": tokenizer, "video_processor": Qwen2VLVideoProcessor(), "chat_template": template}
-    Qwen2VLProcessor(**parts).save_pretrained(folder)
+    kind, processor = KINDS[model][1:3] if model in KINDS else (Qwen2VLForConditionalGeneration, Qwen2VLProcessor)
+    processor(**parts).save_pretrained(folder)
     token = tokenizer.convert_tokens_to_ids
     marks = {f"{kind}_token_id": token(f"<|{kind}_pad|>") for kind in ("image", "video")}
     marks |= {f"vision_{end}_token_id": token(f"<|vision_{end}|>") for end in ("start", "end")}
@@ -67,8 +79,8 @@ def build_model(model: str, folder: Path, device: str = "cpu") -> None:
         raise ValueError(f"{len(tokenizer)} tokens do not fit into a head of {config.get_text_config().vocab_size}")
     torch.manual_seed(0)
     with torch.device(device):
-        weights: Any = Qwen2VLForConditionalGeneration(config)
-        weights.to(torch.bfloat16 if model == "qwen2-vl-2b" else torch.float32)
+        weights: Any = kind(config)
+        weights.to(torch.bfloat16 if model in KINDS else torch.float32)
     weights.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     weights.save_pretrained(folder)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from perception_r1.training import rollouts
 from perception_r1.training.cpu import packed_linears
 from perception_r1.training.rollouts import prefill_once
+from perception_r1.training.static_decode import StaticSteps
 
 GRIDS = [[(4, 4)], [(4, 8), (8, 4)]]
 ENDS = list(range(10, 24))
@@ -166,3 +167,52 @@ def test_packed_layers_multiply_as_they_did_and_are_given_back() -> None:
     assert all("forward" not in vars(layer) for layer in model)
     model[0].weight.zero_()
     assert torch.equal(model[0](states), model[0].bias.expand(5, 1, -1))  # and what was packed is forgotten
+
+
+@pytest.fixture
+def fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of fixed shapes on a CPU, where they are run and not recorded; their buffers end after three tokens, then after six more."""
+    monkeypatch.setattr(rollouts, "can_record", lambda *_: True)
+    monkeypatch.setattr(StaticSteps, "ROOM", 3)
+
+
+@pytest.mark.usefixtures("fixed_shapes")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sample", [False, True], ids=["greedy", "sampled"])
+def test_steps_of_fixed_shapes_give_the_same_tokens(family: str, sample: bool) -> None:
+    model, given = small_model(family).eval(), prompts(GRIDS)
+    settings = {"do_sample": sample, "max_new_tokens": 12, "eos_token_id": ENDS if sample else [2]}
+    found = ours(model, given, 24, **settings)
+    follows = torch.rand(1)
+    assert torch.equal(found, stock(model, given, 24, **settings))
+    assert torch.equal(torch.rand(1), follows)
+    assert found.shape[1] - given.ids.shape[1] > 9  # beyond the second buffers
+
+
+@pytest.mark.usefixtures("fixed_shapes")
+def test_steps_of_fixed_shapes_keep_shape_and_place() -> None:
+    """What a CUDA graph repeats: the same inputs of the same shape at the same address, until the buffers end."""
+    model, given = small_model("qwen2_vl").eval(), prompts(GRIDS)
+    calls = []
+
+    def noted(_: object, args: tuple, kwargs: dict) -> None:
+        cache = kwargs["past_key_values"].layers[0]
+        states = (kwargs["attention_mask"], kwargs["position_ids"], getattr(cache, "keys", None))
+        calls.append([(tuple(state.shape), state.data_ptr()) for state in states if isinstance(state, Tensor)])
+
+    model.register_forward_pre_hook(noted, with_kwargs=True)
+    ours(model, given, 4, do_sample=True, max_new_tokens=9, min_new_tokens=9)
+    assert len(calls) == 9  # the prompts, then a call for each token but the last
+    assert calls[1] == calls[2] == calls[3]
+    assert calls[4] == calls[5] == calls[8]
+    assert calls[3] != calls[4]
+
+
+def test_a_step_is_recorded_on_a_gpu_only_where_nothing_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("qwen2_vl")
+    assert not rollouts.can_record(model, False)
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    assert rollouts.can_record(model, False)
+    assert not rollouts.can_record(model, True)
+    model.set_attn_implementation("eager")
+    assert not rollouts.can_record(model, False)

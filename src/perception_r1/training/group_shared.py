@@ -5,15 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor
 from trl import GRPOTrainer
 
+from ..evaluation.gpu import avoid_cudnn_attention
+from ..evaluation.vision_windows import batch_windows
 from ..records import BadData
+from .precision import halve_linears
 from .rollouts import prefill_once
 from .shared_prefix import pack, share_prefix, shared_logps, why_not
 
 logger = logging.getLogger(__name__)
 _IMAGES = ("pixel_values", "image_grid_thw")
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types of accelerate's mixed precisions."""
 
 
 class GroupSharedTrainer(GRPOTrainer):
@@ -26,6 +32,7 @@ class GroupSharedTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, share: str = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        avoid_cudnn_attention()
         self._tokenizer.padding_side = "left"  # TRL pads prompts on the left, and takes the image marks as the processor pads them
         reason = "it is off" if share == "off" else self._cannot_share()
         if reason and share == "on":
@@ -34,11 +41,18 @@ class GroupSharedTrainer(GRPOTrainer):
             logger.warning("shared_prefix: every rollout computes its prompt anew (TRL's own path), because %s", reason)
         self.group_shared = reason is None
         if self.group_shared:
-            for model in filter(None, (self.model, self.ref_model)):
-                share_prefix(self._bare(model))
+            for model in self._models():
+                share_prefix(model)
+                batch_windows(model)
+        if self._half_reference():
+            halve_linears(self._bare(self.ref_model), HALVES[self.accelerator.mixed_precision])
+
+    def _models(self) -> list[Any]:
+        """The policy and, where it is a model of its own, the reference, without what is wrapped around them."""
+        return [self._bare(model) for model in (self.model, self.ref_model) if model is not None]
 
     def _bare(self, model: Any) -> Any:
-        model = self.accelerator.unwrap_model(model)
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def _cannot_share(self) -> str | None:
@@ -50,6 +64,14 @@ class GroupSharedTrainer(GRPOTrainer):
         if self.tools or self.environment_factories or self.rollout_func or self.use_transformers_continuous_batching:
             return "tools, environments, a rollout function or continuous batching make rollouts that do not share their prompt"
         return None
+
+    def _half_reference(self) -> bool:
+        """Whether the reference is frozen, whole in this process, and only used under an autocast."""
+        accelerator = self.accelerator
+        if self.ref_model is None or self.args.sync_ref_model or not accelerator.native_amp:
+            return False
+        sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        return accelerator.mixed_precision in HALVES and not sharded
 
     @property
     def _group(self) -> int:
@@ -67,12 +89,17 @@ class GroupSharedTrainer(GRPOTrainer):
         self, prompt_ids: list[Any], images: list[Any] | None, multimodal_fields: dict[str, Any], num_generations: int, *args: Any
     ) -> tuple[list[Any], list[Any] | None]:
         rest = (multimodal_fields, num_generations, *args)
-        if not self.group_shared:
-            return super()._generate_single_turn(prompt_ids, images, *rest)
         once = prompt_ids[::num_generations], images and images[::num_generations]
         if not self.use_vllm:
-            with prefill_once(self.accelerator.unwrap_model(self.model_wrapped), num_generations):
-                return super()._generate_single_turn(*once, *rest)
+            # One autocast around all of it: transformers encodes images outside the model's forward, around which accelerate puts
+            # its own, and an autocast keeps the weights it has cast only as long as it lasts: else for one token.
+            with self.accelerator.autocast():
+                if not self.group_shared:
+                    return super()._generate_single_turn(prompt_ids, images, *rest)
+                with prefill_once(self._bare(self.model_wrapped), num_generations):
+                    return super()._generate_single_turn(*once, *rest)
+        if not self.group_shared:
+            return super()._generate_single_turn(prompt_ids, images, *rest)
         if self.vllm_generation.mode == "colocate" and self.vllm_generation.tensor_parallel_size == 1:
             self.vllm_generation.generation_kwargs = self.vllm_generation.generation_kwargs | {"n": num_generations}
             return super()._generate_single_turn(*once, *rest)

@@ -3,7 +3,7 @@
 It is a decoding method for transformers' `generate(custom_generate=…)`, so every sampling setting is transformers' own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,7 +17,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .cpu import packed_linears
-from .shared_prefix import why_not
+from .precision import as_attended
+from .shared_prefix import attention_of, why_not
+from .static_decode import StaticSteps
 
 
 @contextmanager
@@ -97,8 +99,13 @@ def sample_groups(
     call: Any = partial(model, use_cache=True, logits_to_keep=1)
     given = {name: value for name, value in model_kwargs.items() if name not in ("use_cache", "logits_to_keep")}
     logits = call(input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **given).logits
-    cache = Cache(layers=[_RoomyLayer(layer.keys.repeat_interleave(group, 0), layer.values.repeat_interleave(group, 0)) for layer in cache.layers])
+    layers = []
+    for layer in cache.layers:
+        keys, values = as_attended(layer.keys), as_attended(layer.values)
+        layers.append((keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)))
     ids, mask, after, logits = (states.repeat_interleave(group, 0) for states in (input_ids, mask, after, logits))
+    most = generation_config.max_new_tokens or 0
+    steps: Any = StaticSteps(call, layers, mask, after, most=most) if can_record(model, synced_gpus) else _RoomySteps(call, layers, mask, after)
     _expand(logits_processor, group)
     live = torch.arange(len(ids), device=ids.device)
     finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
@@ -118,13 +125,38 @@ def sample_groups(
             still = (~finished[live]).nonzero()[:, 0]
             if len(still) < len(live):
                 still = still if len(still) else still.new_zeros(1)  # a process that waits for others keeps one row
-                cache.batch_select_indices(still)
-                live = live[still]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = call(
-                past_key_values=cache, input_ids=ids[live, -1:], attention_mask=mask[live], position_ids=after[live].expand(3, -1)[:, :, None]
-            ).logits
-            after = after + 1
+                live = live[steps.keep(still)]
+            logits = steps(ids[live, -1:])
+
+
+def can_record(model: Any, synced_gpus: bool) -> bool:
+    """Whether a decoding step of `model` can be one CUDA graph: on a GPU, not waiting for others, with attention that takes masks."""
+    return model.device.type == "cuda" and not synced_gpus and attention_of(model) == "sdpa"
+
+
+class _RoomySteps:
+    """One token a call for every row that is left, from the cache of a prefilled prompt: shapes grow with each token.
+
+    keys and values of a layer: (rows, heads, T, D). mask (rows, T) is 0 where a row has padding. positions (rows,) is the rotary
+    position of the next token.
+    """
+
+    def __init__(self, call: Callable[..., Any], layers: Sequence[tuple[Tensor, Tensor]], mask: Tensor, positions: Tensor) -> None:
+        self.call, self.mask, self.positions = call, mask, positions
+        self.cache = Cache(layers=[_RoomyLayer(keys, values) for keys, values in layers])
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits (rows, 1, vocabulary) after `tokens` (rows, 1)."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        positions = self.positions.expand(3, -1)[:, :, None]
+        self.positions = self.positions + 1
+        return self.call(past_key_values=self.cache, input_ids=tokens, attention_mask=self.mask, position_ids=positions).logits
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Leaves all rows but these out, which are numbered as they are now; returns which are left."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+        return rows
 
 
 def _expand(processors: LogitsProcessorList, group: int) -> None:

@@ -17,14 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Model types whose rotary positions and attention are known, and tested, to allow it."""
 ATTENTIONS = ("sdpa", "flash_attention_2", "flash_attention_3")
-_NAME = "shared_prefix_over_"
 
 
 def why_not(model: PreTrainedModel) -> str | None:
@@ -32,26 +30,27 @@ def why_not(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if model.config.model_type not in FAMILIES:
         return f"the architecture {model.config.model_type} is not one of {', '.join(FAMILIES)}"
-    if _attention_of(model).removeprefix(_NAME) not in ATTENTIONS:
-        return f"the attention {_attention_of(model)} is not one of {', '.join(ATTENTIONS)}"
+    if attention_of(model) not in ATTENTIONS:
+        return f"the attention {attention_of(model)} is not one of {', '.join(ATTENTIONS)}"
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "its text layers attend within a sliding window"
     return None
 
 
-def _attention_of(model: PreTrainedModel) -> str:
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention of its text layers."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
 def share_prefix(model: PreTrainedModel) -> None:
-    """Lets the text layers of `model` take packed rows, in place. Every other call goes on as before."""
-    base = _attention_of(model)
-    if base.startswith(_NAME):
-        return
-    name = _NAME + base
-    AttentionInterface.register(name, partial(_attention, ALL_ATTENTION_FUNCTIONS[base], "flash" in base))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    model.set_attn_implementation({"text_config": name})
+    """Lets the text layers of `model` take packed rows. Every other row, of any model, goes on as before.
+
+    The attention that it uses is wrapped under its own name in transformers' registry: flash attention is imported by that name.
+    """
+    name = attention_of(model)
+    attend = ALL_ATTENTION_FUNCTIONS[name]
+    if not (isinstance(attend, partial) and attend.func is _attention):
+        AttentionInterface.register(name, partial(_attention, attend, "flash" in name))
 
 
 def _attention(
