@@ -49,20 +49,12 @@ def save_model(family: str, folder: Path) -> None:
         shutil.copytree(WEIGHTS, folder, dirs_exist_ok=True)
         return
     tokenizer = tiny.make_tokenizer()
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 1e4,
-        "mrope_section": [4, 6, 6],
-    }  # vLLM on a CPU takes heads of 32, not of 16
-    rope |= {
-        "mrope_interleaved": family == "qwen3_vl"
-    }  # transformers knows it by the family, vLLM by the config
-    text = {
-        "head_dim": 32,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "rope_parameters": rope,
-    }
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
+    if family == "qwen3_vl":  # transformers knows it by the family, vLLM by the config
+        rope["mrope_interleaved"] = True
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    # vLLM on a CPU takes heads of 32, not the 16 of the other tests.
+    text: dict[str, Any] = {"head_dim": 32, "rope_parameters": rope, **heads}
     text |= {"vocab_size": -(-len(tokenizer) // 64) * 64, "max_position_embeddings": 4096}
     small_model(family, **text).save_pretrained(folder)
     images = hf.Qwen2VLImageProcessor(
