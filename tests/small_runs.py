@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from perception_r1.data.samples import read_samples, write_samples
 from perception_r1.data.scenes import scene_samples
 from perception_r1.dialects import dialect_named
+from perception_r1.evaluation.backends import limit_pixels
 from perception_r1.policy import tiny
 from perception_r1.training.dataset import prompt_dataset, tasks_for
 from perception_r1.training.group_shared import GroupSharedTrainer
@@ -43,13 +44,25 @@ class Parity:
         return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
 
 
-def make_trainer(policy: Path, output: Path, kind: type[GRPOTrainer] = GroupSharedTrainer, *, given: dict | None = None, **settings: Any) -> Any:
-    """A trainer of `kind`, with `given` arguments of its own and `settings` of GRPOConfig. Its reward is `trainer.parity`."""
+def make_trainer(
+    policy: Path,
+    output: Path,
+    kind: type[GRPOTrainer] = GroupSharedTrainer,
+    *,
+    given: dict | None = None,
+    limits: dict | None = None,
+    **settings: Any,
+) -> Any:
+    """A trainer of `kind`, with `given` arguments, pixel `limits` and GRPOConfig's `settings`.
+
+    Its reward is `trainer.parity`.
+    """
     torch.manual_seed(0)
     samples = list(read_samples(policy / "samples.jsonl"))
     tasks = tasks_for(samples, dialect=dialect_named("qwen3-vl"))
     processor = transformers.AutoProcessor.from_pretrained(policy)
     processor.tokenizer.padding_side = "left"
+    limit_pixels(processor, **({"min_pixels": None, "max_pixels": None} | (limits or {})))
     standard = {"per_device_train_batch_size": 8, "num_generations": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8, "max_steps": 10}
     standard |= {"learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "beta": 0.04, "max_grad_norm": 0.0, "bf16": False, "seed": 0}
     standard |= {"output_dir": str(output), "report_to": "none", "use_cpu": True, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}

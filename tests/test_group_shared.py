@@ -248,7 +248,15 @@ RELIED_ON = {
     ),
     (GRPOTrainer, "_get_train_sampler"): ("36497afb4d311dc9", "_group: the rows of a group follow each other"),
     (GRPOTrainer, "_get_eval_sampler"): ("115d885d2f0292c2", "_group: the rows of a group follow each other"),
-    (VLLMGeneration, "generate"): ("2d2ac2be5b1309c4", "_generate_single_turn: generation_kwargs hold n, answers come prompt by prompt"),
+    (VLLMGeneration, "generate"): (
+        "2d2ac2be5b1309c4",
+        "_generate_single_turn: generation_kwargs hold n, answers come prompt by prompt; vllm_rollouts: "
+        "every colocated prompt goes through llm.generate as prompt_token_ids and multi_modal_data",
+    ),
+    (VLLMGeneration, "_place_features"): (
+        "5150ee5f57eb83d0",
+        "vllm_rollouts._place: a server's pictures are placed by runs of the trainer's image tokens",
+    ),
     (trl_utils, "shuffle_sequence_dict"): ("bab038755e57ed2b", "_prepare_inputs: one randperm of the first field's length"),
     (trl_utils, "split_pixel_values_by_grid"): ("3aca66e33a7978d3", "_by_group: num_images counts the images of each prompt"),
     (trl_utils, "split_tensor_dict"): ("b61a5760a03e95db", "_by_group: the first field's length is the number of groups"),

@@ -1,6 +1,7 @@
 """vLLM offline: what it is told, and what is made of its tokens, on a stand-in that answers with transformers. vLLM itself needs a GPU."""
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,8 +96,27 @@ def test_it_is_told_everything_that_a_default_would_change(vllm: Callable[[], di
     assert (replies[0].frame.seen_width, replies[0].frame.seen_height) == (96, 64)
 
 
-def test_without_vllm_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+WAY = re.escape("python -m venv .venv-vllm && .venv-vllm/bin/pip install -e '.[train,eval,vllm]'")
+
+
+def test_an_evaluation_without_vllm_says_how_to_install_it_before_it_reads_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    write_samples(scene_samples("counting", folder=tmp_path / "images", n=1, seed=3), tmp_path / "data.jsonl")
-    with pytest.raises(BadData, match=r"^vLLM is not installed: pip install 'perception-r1\[vllm\]'$"):
-        evaluate(data=str(tmp_path / "data.jsonl"), model="tiny", vllm=True, output=tmp_path / "run")
+    options: dict[str, Any] = {"data": str(tmp_path / "not-there.jsonl"), "model": "tiny"}
+    with pytest.raises(BadData, match=f"^vLLM is not installed here. .*{WAY}"):
+        evaluate(**options, vllm=True, output=tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_a_training_without_vllm_says_so_before_it_reads_anything(
+    mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from perception_r1.training import grpo
+
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    words = ["--use_vllm", "true", "--vllm_mode", mode, "--model", "no/such"]
+    words += ["--data", str(tmp_path / "not-there.jsonl"), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(BadData, match=f"^vLLM is not installed here. .*{WAY}"):
+        grpo.run("quickstart", words)
+    assert not (tmp_path / "run").exists()

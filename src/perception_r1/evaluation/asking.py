@@ -19,6 +19,12 @@ ANSWERING_FILES = (
 )
 """Files of a model folder on which its answers depend."""
 
+VLLM_WAY = (
+    "It needs a torch of its own, so make it an environment of its own, in the project's folder: "
+    "python -m venv .venv-vllm && .venv-vllm/bin/pip install -e '.[train,eval,vllm]', "
+    "and run .venv-vllm/bin/perception-r1; or leave vLLM out"
+)
+
 
 class Question(NamedTuple):
     """What is asked about one sample."""
@@ -103,8 +109,10 @@ class Processes:
 def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = False, **options: Any) -> Any:
     """The backend of a local model (folder or hub id) with its options: transformers, or vLLM offline.
 
-    A missing image of the samples raises BadData before anything is loaded.
+    An absent vLLM or a missing image of the samples raises BadData before anything is loaded.
     """
+    if vllm:
+        installed_vllm()
     check_images(samples)
     if vllm:
         from .vllm_backend import VllmBackend
@@ -113,6 +121,17 @@ def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = F
     from .backends import TransformersBackend
 
     return TransformersBackend(model, **options)
+
+
+def installed_vllm() -> Any:
+    """The module vllm, little of it loaded. Raises BadData with the way to it where it is absent."""
+    try:
+        import vllm  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as missing:
+        if missing.name != "vllm":
+            raise
+        raise BadData(f"vLLM is not installed here. {VLLM_WAY}") from missing
+    return vllm
 
 
 def check_images(samples: Sequence[Sample]) -> None:

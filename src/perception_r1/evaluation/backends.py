@@ -283,6 +283,12 @@ def image_limits(processor: Any) -> dict[str, Any]:
     return {"size": {name: value for name, value in dict(images.size).items() if value is not None}}
 
 
+def pixel_limits(processor: Any) -> dict[str, int]:
+    """A processor's limits, for vLLM's `mm_processor_kwargs`; {} where it resizes to one size."""
+    limits = image_limits(processor)
+    return limits if "max_pixels" in limits else {}
+
+
 def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
     """Sets the smallest and largest image, in pixels, to which a processor resizes; None leaves its own limit."""
     if min_pixels is None and max_pixels is None:

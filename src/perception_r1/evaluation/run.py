@@ -18,7 +18,16 @@ from ..dialects import frame_of
 from ..records import BadData, Sample
 from ..tasks import TASKS, Task, make_task
 from ..tasks.words import wordnet_version
-from .asking import Backend, Processes, Question, Reach, Reply, check_images, load_backend
+from .asking import (
+    Backend,
+    Processes,
+    Question,
+    Reach,
+    Reply,
+    check_images,
+    installed_vllm,
+    load_backend,
+)
 from .breakdown import breakdown
 from .journal import REMEDY, RUN, Journal, has_answers
 from .metrics import Reading, check_installed, read_completion, statistics, strict_statistics, strictly, summarise
@@ -95,6 +104,8 @@ def evaluate(
         dialect=dialect or "qwen2-vl", thinking=bool(thinking), batch_size=batch_size, max_new_tokens=max_new_tokens, limit=limit,
         min_pixels=min_pixels, max_pixels=max_pixels, seed=seed, resamples=resamples, ap_resamples=ap_resamples,
     )  # fmt: skip
+    if vllm:
+        installed_vllm()  # before anything is read
     everything = load_samples(data, model or server, predictions, task)
     samples, folder, given = everything[:limit], Path(output), None
     check_installed(make_task(samples[0].task))

@@ -11,8 +11,15 @@ import transformers
 from PIL import Image
 
 from ..records import BadData
-from .asking import Reply, check_sampling
-from .backends import LocalModel, decode_completions, end_token_ids, frame_by_processor, image_limits, loaded
+from .asking import Reply, check_sampling, installed_vllm
+from .backends import (
+    LocalModel,
+    decode_completions,
+    end_token_ids,
+    frame_by_processor,
+    loaded,
+    pixel_limits,
+)
 
 
 class VllmBackend(LocalModel):
@@ -21,14 +28,14 @@ class VllmBackend(LocalModel):
     engine = "vllm"
 
     def __init__(self, model: str | Path, *, device: str | None = None, dtype: str | None = None, **options: Any) -> None:
-        self._vllm = _vllm()
+        self._vllm = installed_vllm()
         if device not in (None, "cuda"):
             raise BadData(f"--vllm: found device {device!r}, expected none: CUDA_VISIBLE_DEVICES chooses the GPUs")
         super().__init__(model, **options)
         self.dtype = dtype or "auto"
         self._generation = loaded(self.name, self._generation_config)
-        limits = image_limits(self.processor)
-        kwargs = {"mm_processor_kwargs": limits} if "max_pixels" in limits else {}
+        limits = pixel_limits(self.processor)
+        kwargs = {"mm_processor_kwargs": limits} if limits else {}
         self._llm = self._vllm.LLM(model=self.name, dtype=self.dtype, limit_mm_per_prompt={"image": 1}, **kwargs)
 
     def _generation_config(self) -> Any:
@@ -74,11 +81,3 @@ class VllmBackend(LocalModel):
         ends = self.ends()
         ids = [token for token in output.token_ids if token not in ends]  # the last may be the end itself
         return Reply(decode_completions(self.processor.tokenizer, [ids])[0], "length" if output.finish_reason == "length" else "stop", frame)
-
-
-def _vllm() -> Any:
-    try:
-        import vllm  # pyright: ignore[reportMissingImports]
-    except ImportError as missing:
-        raise BadData("vLLM is not installed: pip install 'perception-r1[vllm]'") from missing
-    return vllm

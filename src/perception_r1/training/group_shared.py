@@ -15,6 +15,7 @@ from ..records import BadData
 from .precision import halve_linears
 from .rollouts import prefill_once
 from .shared_prefix import pack, share_prefix, shared_logps, why_not
+from .vllm_rollouts import read_as_trained
 
 logger = logging.getLogger(__name__)
 _IMAGES = ("pixel_values", "image_grid_thw")
@@ -33,6 +34,8 @@ class GroupSharedTrainer(GRPOTrainer):
     def __init__(self, *args: Any, share: str = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         avoid_cudnn_attention()
+        if self.use_vllm:  # whether groups share or not: the prompts that TRL hands it are the same
+            read_as_trained(self.vllm_generation, self.processing_class)
         self._tokenizer.padding_side = "left"  # TRL pads prompts on the left, and takes the image marks as the processor pads them
         reason = "it is off" if share == "off" else self._cannot_share()
         if reason and share == "on":

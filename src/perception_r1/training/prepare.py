@@ -9,6 +9,7 @@ from trl import ModelConfig
 
 from ..data.mixture import Mixture, load_data
 from ..dialects import Dialect, dialect_named, dialect_of_model
+from ..evaluation.asking import installed_vllm
 from ..evaluation.backends import check_model_folder, limit_pixels
 from ..tasks import Task
 from .checkpoints import prepare_output
@@ -36,6 +37,8 @@ def dialect_for(model: str, named: str | None) -> Dialect:
 
 def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     """Loads and checks what a run needs besides the weights. Raises BadData for what is not right."""
+    if getattr(args, "use_vllm", False):
+        installed_vllm()
     if args.device.type == "cpu":
         keep_freed_memory()
     samples = load_data(ours.data, ours.task)  # before a hub is asked for a model
