@@ -128,6 +128,47 @@ def staged(folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def saved_in_parts(folder: Path) -> None:
+    """A policy parted by FSDP2, with an adapter and without: writes each as a trainer saves it, and as one process would."""
+    import peft
+    import torch
+    import transformers
+    from tests.small_runs import Parity
+    from torch.distributed.fsdp import fully_shard
+    from trl import GRPOConfig
+
+    from perception_r1.data.mixture import load_data
+    from perception_r1.dialects import dialect_named
+    from perception_r1.training.dataset import prompt_dataset, tasks_for
+    from perception_r1.training.grpo import Trainer
+
+    policy = str(folder / "policy")
+    samples = load_data("scenes:ocr?n=4&seed=3", cache=folder / f"cache-{torch.distributed.is_initialized()}")
+    rows = prompt_dataset(samples, tasks_for(samples, dialect=dialect_named("qwen3-vl")))
+    for name, lora in (("adapter", peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"])), ("whole", None)):
+        args = GRPOConfig(
+            output_dir=str(folder / "out"), report_to="none", use_cpu=True, bf16=False, num_generations=4,
+            per_device_train_batch_size=4, beta=0.0, gradient_checkpointing=False,
+        )  # fmt: skip
+        processor = transformers.AutoProcessor.from_pretrained(policy)
+        trainer = Trainer(model=policy, reward_funcs=Parity(), args=args, train_dataset=rows, processing_class=processor, peft_config=lora)
+        torch.manual_seed(0)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.01 * torch.randn_like(parameter)
+        if args.process_index == 0:
+            trainer.model.save_pretrained(folder / f"expected-{name}")
+        torch.distributed.barrier()
+        mesh = torch.distributed.init_device_mesh("cpu", (2,))
+        base = trainer.model.get_base_model() if lora else trainer.model
+        for layer in base.model.language_model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(trainer.model, mesh=mesh)
+        trainer.save_model(str(folder / name))
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def evaluated(folder: Path) -> None:
     """The command `evaluate` of the bundled policy on `folder`/data.jsonl, as `accelerate launch` starts it: writes `folder`/two."""
     from perception_r1.cli import main
