@@ -1,4 +1,4 @@
-"""LoRA: it trains what it should, each of its checkpoints answers by itself, and adapter and base become one model that answers the same."""
+"""LoRA: it trains what it should, and its checkpoints answer as the models merged of them do."""
 
 import json
 import shutil
@@ -14,7 +14,6 @@ from tests.random_models import build_random_model
 from tests.two_processes import in_two_processes
 
 from perception_r1.cli import main
-from perception_r1.data.mixture import load_data
 from perception_r1.demo.policies import load_policies
 from perception_r1.evaluation.backends import TransformersBackend
 from perception_r1.evaluation.merging import merge
@@ -26,8 +25,26 @@ from perception_r1.training.checkpoints import MARKER
 
 FAMILIES = ("tiny", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SMALL = [
-    *("--task", "ocr", "--data", "scenes:ocr?n=8&seed=3", "--per_device_train_batch_size", "8", "--max_steps", "2"),
-    *("--save_steps", "1", "--save_total_limit", "9", "--logging_steps", "1", "--learning_rate", "1e-2"),
+    *(
+        "--task",
+        "ocr",
+        "--data",
+        "scenes:ocr?n=8&seed=3",
+        "--per_device_train_batch_size",
+        "8",
+        "--max_steps",
+        "2",
+    ),
+    *(
+        "--save_steps",
+        "1",
+        "--save_total_limit",
+        "9",
+        "--logging_steps",
+        "1",
+        "--learning_rate",
+        "1e-2",
+    ),
 ]
 GRPO_RUN = [*SMALL, "--eval_data", "", "--max_completion_length", "8", "--num_generations", "4"]
 LORA = ["--use_peft", "true", "--lora_r", "4"]
@@ -42,8 +59,10 @@ def _one_cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, data_folder: Callable[[str], Path]) -> Callable[[str], Path]:
-    """`model("qwen3_vl")` is a folder of that family with random weights; `tiny` the bundled policy before training."""
+def model(
+    tmp_path_factory: pytest.TempPathFactory, data_folder: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """`model("qwen3_vl")` is a folder of that family with random weights; `tiny` is there too."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
@@ -80,7 +99,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def trained(model: Path, output: Path, *more: str) -> Path:
-    return grpo.run("quickstart", ["--model", str(model), *GRPO_RUN, "--output_dir", str(output), *LORA, *more])
+    return grpo.run(
+        "quickstart", ["--model", str(model), *GRPO_RUN, "--output_dir", str(output), *LORA, *more]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,23 +118,54 @@ def test_by_default_all_linear_layers_of_the_language_model_are_trained_and_no_o
     start, end = weights(model(family)), weights(output)
     assert start.keys() == end.keys()
     moved = {name for name in start if not torch.equal(start[name], end[name])}
-    linear = {name for name in start if "visual" not in name and any(f".{layer}.weight" in name for layer in LAYERS)}
+    linear = {
+        name
+        for name in start
+        if "visual" not in name and any(f".{layer}.weight" in name for layer in LAYERS)
+    }
     assert len(linear) >= 14
     assert moved == linear
 
 
-def test_supervised_fine_tuning_with_lora_ends_in_a_whole_model_too(model: Callable[[str], Path], tmp_path: Path) -> None:
-    words = ["--model", str(model("tiny")), *SMALL, "--use_cpu", "true", "--bf16", "false", "--output_dir", str(tmp_path / "run"), *LORA]
+def test_supervised_fine_tuning_with_lora_ends_in_a_whole_model_too(
+    model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = [
+        "--model",
+        str(model("tiny")),
+        *SMALL,
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--output_dir",
+        str(tmp_path / "run"),
+        *LORA,
+    ]
     output = sft.run("tiny-sft", words)
     start, end = weights(model("tiny")), weights(output)
     assert start.keys() == end.keys()
     assert any(not torch.equal(start[name], end[name]) for name in start)
     assert json.loads((output / "perception_r1.json").read_text())["task"] == "ocr"
-    evaluate(model=output / "checkpoint-1", data="scenes:ocr?n=2&seed=9", output=tmp_path / "evaluation", max_new_tokens=4)
+    evaluate(
+        model=output / "checkpoint-1",
+        data="scenes:ocr?n=2&seed=9",
+        output=tmp_path / "evaluation",
+        max_new_tokens=4,
+    )
 
 
-def test_embeddings_that_are_trained_whole_are_kept(model: Callable[[str], Path], tmp_path: Path) -> None:
-    output = trained(model("tiny"), tmp_path / "run", "--lora_target_modules", "q_proj", "--lora_modules_to_save", "lm_head")
+def test_embeddings_that_are_trained_whole_are_kept(
+    model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    output = trained(
+        model("tiny"),
+        tmp_path / "run",
+        "--lora_target_modules",
+        "q_proj",
+        "--lora_modules_to_save",
+        "lm_head",
+    )
     start, end = weights(model("tiny")), weights(output)
     embedding = start["model.language_model.embed_tokens.weight"]
     assert torch.equal(end["model.language_model.embed_tokens.weight"], embedding)
@@ -121,14 +173,22 @@ def test_embeddings_that_are_trained_whole_are_kept(model: Callable[[str], Path]
 
 
 # --- an intermediate checkpoint --------------------------------------------------------------------------------------
-def test_a_checkpoint_is_as_complete_as_the_last_and_names_its_base(model: Callable[[str], Path], run: Path) -> None:
+def test_a_checkpoint_is_as_complete_as_the_last_and_names_its_base(
+    model: Callable[[str], Path], run: Path
+) -> None:
     last = json.loads((run / "perception_r1.json").read_text())
     for name in ("checkpoint-1", "checkpoint-2", "adapter"):
         assert json.loads((run / name / "perception_r1.json").read_text()) == last
         assert (run / name / "processor_config.json").is_file()
-        base = json.loads((run / name / "adapter_config.json").read_text())["base_model_name_or_path"]
+        base = json.loads((run / name / "adapter_config.json").read_text())[
+            "base_model_name_or_path"
+        ]
         assert base == str(model("qwen2_5_vl"))
-    assert (last["task"], last["dialect"], last["base"]) == ("ocr", "qwen2.5-vl", str(model("qwen2_5_vl")))
+    assert (last["task"], last["dialect"], last["base"]) == (
+        "ocr",
+        "qwen2.5-vl",
+        str(model("qwen2_5_vl")),
+    )
     assert {"prompt", "thinking", "matching", "weights", "iou_shape"} <= last.keys()
     assert last["image"] == {"min_pixels": 3136, "max_pixels": 20_000}
 
@@ -146,8 +206,15 @@ def test_a_checkpoint_answers_as_the_model_that_is_merged_of_it(run: Path, tmp_p
     merged = merge(run / "checkpoint-1", tmp_path / "merged")
     found = []
     for name, folder in (("adapter", run / "checkpoint-1"), ("merged", merged), ("last", run)):
-        evaluate(model=folder, data="scenes:ocr?n=3&seed=9", output=tmp_path / name, max_new_tokens=12)
-        found.append([json.loads(line)["completion"] for line in (tmp_path / name / "answers.jsonl").read_text().splitlines()])
+        evaluate(
+            model=folder, data="scenes:ocr?n=3&seed=9", output=tmp_path / name, max_new_tokens=12
+        )
+        found.append(
+            [
+                json.loads(line)["completion"]
+                for line in (tmp_path / name / "answers.jsonl").read_text().splitlines()
+            ]
+        )
     assert found[0] == found[1]
     assert found[0] != found[2]  # one step more
     about = json.loads((tmp_path / "adapter" / "metrics.json").read_text())
@@ -155,11 +222,19 @@ def test_a_checkpoint_answers_as_the_model_that_is_merged_of_it(run: Path, tmp_p
     assert about["model"]["image"]["max_pixels"] == 20_000
 
 
-def test_which_weights_answered_depends_on_the_adapter_and_on_its_base(run: Path, tmp_path: Path) -> None:
+def test_which_weights_answered_depends_on_the_adapter_and_on_its_base(
+    run: Path, tmp_path: Path
+) -> None:
     shutil.copytree(run / "checkpoint-1", tmp_path / "copy")
-    revisions = {TransformersBackend(folder).about(4)["revision"] for folder in (run / "checkpoint-1", tmp_path / "copy")}
+    revisions = {
+        TransformersBackend(folder).about(4)["revision"]
+        for folder in (run / "checkpoint-1", tmp_path / "copy")
+    }
     assert len(revisions) == 1
-    own = {name: tensor + 1 for name, tensor in load_file(tmp_path / "copy" / "adapter_model.safetensors").items()}
+    own = {
+        name: tensor + 1
+        for name, tensor in load_file(tmp_path / "copy" / "adapter_model.safetensors").items()
+    }
     save_file(own, tmp_path / "copy" / "adapter_model.safetensors", metadata={"format": "pt"})
     assert TransformersBackend(tmp_path / "copy").about(4)["revision"] not in revisions
 
@@ -179,16 +254,26 @@ def test_the_base_is_found_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     merged = merge(tmp_path / output / "checkpoint-2", Path("merged"))
-    assert all(torch.equal(tensor, weights(merged)[name]) for name, tensor in weights(tmp_path / output).items())
+    assert all(
+        torch.equal(tensor, weights(merged)[name])
+        for name, tensor in weights(tmp_path / output).items()
+    )
 
 
-def test_the_base_of_a_hub_is_asked_for_at_its_revision(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_of_a_hub_is_asked_for_at_its_revision(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, dict]] = []
     folder = tmp_path / "adapter"
     shutil.copytree(run / "checkpoint-1", folder)
-    settings = json.loads((folder / "perception_r1.json").read_text()) | {"base": "someone/policy", "revision": "v2"}
+    settings = json.loads((folder / "perception_r1.json").read_text()) | {
+        "base": "someone/policy",
+        "revision": "v2",
+    }
     (folder / "perception_r1.json").write_text(json.dumps(settings))
-    config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "someone/policy"}
+    config = json.loads((folder / "adapter_config.json").read_text()) | {
+        "base_model_name_or_path": "someone/policy"
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
     def refuse(name: str, **options: object) -> None:
@@ -224,16 +309,24 @@ def test_a_merged_model_is_the_model_with_its_adapter_also_where_embeddings_are_
     again = transformers.AutoModelForImageTextToText.from_pretrained(merged, dtype=torch.float32)
     expected = logits(adapted)
     assert (logits(again) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert (expected - logits(adapted.get_base_model().__class__.from_pretrained(model("qwen3_vl")))).abs().max() > 0.1
+    assert (
+        expected - logits(adapted.get_base_model().__class__.from_pretrained(model("qwen3_vl")))
+    ).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
-def test_an_adapter_that_peft_alone_wrote_gets_its_bases_processor(model: Callable[[str], Path], tmp_path: Path, family: str) -> None:
+def test_an_adapter_that_peft_alone_wrote_gets_its_bases_processor(
+    model: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
     random_adapter(model(family), tmp_path / "adapter", target_modules=["q_proj"])
     merged = merge(tmp_path / "adapter", tmp_path / "merged", dtype="bfloat16")
     assert {tensor.dtype for tensor in weights(merged).values()} == {torch.bfloat16}
-    found = [TransformersBackend(folder, dtype="bfloat16") for folder in (tmp_path / "adapter", merged)]
-    assert [backend.dialect.name for backend in found] == [{"qwen2_vl": "qwen2-vl", "qwen2_5_vl": "qwen2.5-vl"}[family]] * 2
+    found = [
+        TransformersBackend(folder, dtype="bfloat16") for folder in (tmp_path / "adapter", merged)
+    ]
+    assert [backend.dialect.name for backend in found] == [
+        {"qwen2_vl": "qwen2-vl", "qwen2_5_vl": "qwen2.5-vl"}[family]
+    ] * 2
     assert torch.equal(logits(found[0].model), logits(found[1].model))
 
 
@@ -244,12 +337,17 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
     return int(end.value.code or 0), said.out + said.err
 
 
-def test_the_command_takes_a_run_by_its_adapter(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_a_run_by_its_adapter(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, said = command(capsys, "merge", run, "-o", tmp_path / "merged")
     assert (code, said.splitlines()[0]) == (0, f"wrote {tmp_path / 'merged'}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged"]
     assert (tmp_path / "merged" / "perception_r1.json").is_file()
-    assert all(torch.equal(tensor, weights(tmp_path / "merged")[name]) for name, tensor in weights(run).items())
+    assert all(
+        torch.equal(tensor, weights(tmp_path / "merged")[name])
+        for name, tensor in weights(run).items()
+    )
 
 
 def test_the_command_refuses_in_one_line(
@@ -263,7 +361,9 @@ def test_the_command_refuses_in_one_line(
         shutil.copytree(run / "checkpoint-1", folder)
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "perception_r1.json").unlink()
-    (other / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(model("tiny"))}))
+    (other / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(model("tiny"))})
+    )
     (kind / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
     (torn / "adapter_model.safetensors").write_bytes(b"cut off")
     (none / "adapter_model.safetensors").unlink()
@@ -286,7 +386,9 @@ def test_the_command_refuses_in_one_line(
     assert [path.read_text() for path in (tmp_path / "full").iterdir()] == ["keep me"]
 
 
-def test_weights_that_have_no_place_in_the_base_are_not_left_out(model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_weights_that_have_no_place_in_the_base_are_not_left_out(
+    model: Callable[[str], Path], tmp_path: Path
+) -> None:
     random_adapter(model("qwen2_vl"), tmp_path / "adapter", target_modules=["q_proj"])
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     own = load_file(path)
@@ -294,34 +396,56 @@ def test_weights_that_have_no_place_in_the_base_are_not_left_out(model: Callable
     save_file(renamed, path, metadata={"format": "pt"})
     with pytest.raises(BadData, match="2 weights have no place in it, as .*layers.7"):
         merge(tmp_path / "adapter", tmp_path / "merged")
-    save_file({name: tensor for name, tensor in own.items() if "layers.1." not in name}, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in own.items() if "layers.1." not in name},
+        path,
+        metadata={"format": "pt"},
+    )
     with pytest.raises(BadData, match="2 weights are not there, as .*layers.1"):
         merge(tmp_path / "adapter", tmp_path / "merged")
 
 
-def test_an_adapter_is_no_model_to_train_on_and_the_remedy_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="found an adapter, expected a whole model: perception-r1 merge .*checkpoint-1 -o"):
+def test_an_adapter_is_no_model_to_train_on_and_the_remedy_is_named(
+    run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        BadData,
+        match="found an adapter, expected a whole model: perception-r1 merge .*checkpoint-1 -o",
+    ):
         trained(run / "checkpoint-1", tmp_path / "run")
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
-def test_parted_weights_are_saved_by_all_processes_together(model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_parted_weights_are_saved_by_all_processes_together(
+    model: Callable[[str], Path], tmp_path: Path
+) -> None:
     """FSDP2 in two processes: an adapter, and a whole model, as one process would write them."""
     shutil.copytree(model("tiny"), tmp_path / "policy")
     in_two_processes("saved_in_parts", tmp_path)
     for name, file in (("adapter", "adapter_model.safetensors"), ("whole", "model.safetensors")):
-        parted, expected = load_file(tmp_path / name / file), load_file(tmp_path / f"expected-{name}" / file)
+        parted, expected = (
+            load_file(tmp_path / name / file),
+            load_file(tmp_path / f"expected-{name}" / file),
+        )
         assert parted.keys() == expected.keys()
         assert all(torch.equal(parted[key], expected[key]) for key in expected)
     merged = merge(tmp_path / "adapter", tmp_path / "merged")
-    assert any(not torch.equal(tensor, weights(tmp_path / "policy")[name]) for name, tensor in weights(merged).items())
+    assert any(
+        not torch.equal(tensor, weights(tmp_path / "policy")[name])
+        for name, tensor in weights(merged).items()
+    )
 
 
-def test_two_processes_leave_one_whole_model_and_whole_checkpoints(model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_two_processes_leave_one_whole_model_and_whole_checkpoints(
+    model: Callable[[str], Path], tmp_path: Path
+) -> None:
     words = ["--model", str(model("tiny")), *GRPO_RUN, "--output_dir", str(tmp_path / "run"), *LORA]
     (tmp_path / "words.json").write_text(json.dumps([*words, "--per_device_train_batch_size", "4"]))
     in_two_processes("staged", tmp_path)
     assert (tmp_path / "run" / "checkpoint-1" / MARKER).is_file()
     assert len(list((tmp_path / "run" / "checkpoint-1").glob("rng_state_*.pth"))) == 2
     merged = merge(tmp_path / "run" / "checkpoint-2", tmp_path / "merged")
-    assert all(torch.equal(tensor, weights(merged)[name]) for name, tensor in weights(tmp_path / "run").items())
+    assert all(
+        torch.equal(tensor, weights(merged)[name])
+        for name, tensor in weights(tmp_path / "run").items()
+    )

@@ -264,11 +264,17 @@ def grpo(context: typer.Context, recipe: Recipe) -> None:
 
 @app.command(epilog="Example: perception-r1 merge runs/lora/checkpoint-200 -o runs/lora-200")
 def merge(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a LoRA adapter, such as a run's checkpoint-200.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make: weights, processor and perception_r1.json.")],
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as trained by default.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A LoRA adapter, such as a run's checkpoint-200.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to make: weights, processor, settings.")
+    ],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as trained by default.")
+    ] = None,
 ) -> None:
-    """Merge a LoRA adapter into its base model: a folder that everything that reads Hugging Face checkpoints can load."""
+    """Merge a LoRA adapter into its base: a model folder that needs no PEFT to be loaded."""
     from .evaluation.merging import merge as run
 
     print(f"wrote {run(folder, output, dtype=dtype)}")

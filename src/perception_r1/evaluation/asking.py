@@ -90,7 +90,7 @@ class Batched:
 
 
 class Processes:
-    """The processes that share one evaluation. This one is alone; `waiting.LaunchedProcesses` are those of a launcher."""
+    """The processes that share one evaluation. This one is alone; see `waiting.LaunchedProcesses`."""
 
     index: int = 0
     count: int = 1

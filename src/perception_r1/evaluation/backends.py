@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from ..dialects import Dialect, dialect_named, dialect_of_model, smart_resize
 from ..policy import SETTINGS_FILE, model_folder
 from ..records import BadData, Frame
-from .adapters import Base, base_of, is_adapter, load_merged
+from .adapters import Base, base_of, is_adapter, load_merged, merge_remedy
 from .asking import Batched, Reply, check_sampling, folder_revision
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -86,7 +87,7 @@ class LocalModel(Batched):
     """A model folder or hub id, with its processor: what transformers and vLLM share.
 
     `min_pixels` and `max_pixels` override the processor's limits. `dialect` overrides what perception_r1.json or the model's
-    type say. A folder may hold an adapter where the engine `merges`: its base is then loaded with it.
+    type say. A folder may hold an adapter where the engine `merges`: its base is loaded with it.
     """
 
     engine: str
@@ -105,7 +106,8 @@ class LocalModel(Batched):
             check_model_folder(self.name)
         whole = self.base or Base(self.name)
         self.processor = processor_of(self.name, whole) if self.base else load_processor(self.name)
-        self.config = loaded(whole.name, lambda: transformers.AutoConfig.from_pretrained(whole.name, **whole.options()))
+        config = partial(transformers.AutoConfig.from_pretrained, whole.name, **whole.options())
+        self.config = loaded(whole.name, config)
         self.model_type: str = self.config.model_type
         named = dialect or self.settings.get("dialect")
         self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
@@ -115,7 +117,8 @@ class LocalModel(Batched):
         if not is_adapter(self.name):
             return None
         if not self.merges:
-            raise BadData(f"model {self.name}: found an adapter, which {self.engine} is not given alone: {merge_remedy(self.name)}")
+            found = f"model {self.name}: found an adapter, which {self.engine} is not given alone"
+            raise BadData(f"{found}: {merge_remedy(self.name)}")
         return base_of(self.name, self.settings)
 
     def ends(self) -> frozenset[int]:
@@ -154,7 +157,8 @@ class TransformersBackend(LocalModel):
     ) -> None:
         super().__init__(model, **options)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = torch_dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        usual = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.dtype = torch_dtype(dtype) if dtype else usual
         self.model = self._load()
         self.model.to(self.device).eval()
         self.sharing = sharing
@@ -162,7 +166,8 @@ class TransformersBackend(LocalModel):
     def _load(self) -> Any:
         if self.base:
             return load_adapted(self.name, self.base, self.dtype)
-        return loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype))
+        load = transformers.AutoModelForImageTextToText.from_pretrained
+        return loaded(self.name, partial(load, self.name, dtype=self.dtype))
 
     def about(self, max_new_tokens: int) -> dict[str, Any]:
         """As any local model, and where and in what precision it ran."""
@@ -247,9 +252,11 @@ def check_model_folder(name: str | Path) -> None:
             raise BadData(f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name")
         return
     if is_adapter(folder):
-        raise BadData(f"model {folder}: found an adapter, expected a whole model: {merge_remedy(folder)}")
+        found = f"model {folder}: found an adapter, expected a whole model"
+        raise BadData(f"{found}: {merge_remedy(folder)}")
     if not (folder / "config.json").is_file():
-        raise BadData(f"model {folder}: expected config.json in the folder, found none: name a checkpoint folder")
+        found = f"model {folder}: expected config.json in the folder, found none"
+        raise BadData(f"{found}: name a checkpoint folder")
     for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
         if not has_any(folder, names):
             raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder")
@@ -260,19 +267,14 @@ def has_any(folder: str | Path, names: Sequence[str]) -> bool:
     return any((Path(folder) / name).is_file() for name in names)
 
 
-def merge_remedy(folder: str | Path) -> str:
-    """The command that makes a whole model of an adapter."""
-    return f"perception-r1 merge {folder} -o {folder}-merged, and name that"
-
-
 def load_adapted(adapter: str | Path, base: Base, dtype: torch.dtype) -> Any:
-    """The model that an adapter folder and its base make. Raises BadData for a base that is none."""
+    """The model that an adapter and its base make. Raises BadData for a base that is none."""
     check_model_folder(base.name)
     return loaded(f"{adapter} on {base.name}", lambda: load_merged(adapter, base, dtype))
 
 
 def processor_of(adapter: str | Path, base: Base) -> Any:
-    """The processor beside an adapter, where there is one: it knows the run's image limits. Else its base's."""
+    """The processor beside an adapter, which knows the run's image limits; else its base's."""
     if has_any(adapter, PROCESSOR_FILES) and has_any(adapter, TOKENIZER_FILES):
         return load_processor(str(adapter))
     check_model_folder(base.name)
@@ -306,7 +308,7 @@ def load_processor(name: str, **options: Any) -> Any:
 
 
 def revision_of(name: str, config: Any, base: Base | None = None) -> str | None:
-    """Which weights these are: a hub model's commit, a folder's sha256 over the files that its answers depend on.
+    """Which weights these are: a hub model's commit, or a sha256 of what a folder's answers depend on.
 
     Those of an adapter are its own and its base's, whose `config` is given.
     """

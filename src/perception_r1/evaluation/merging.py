@@ -1,4 +1,4 @@
-"""An adapter and its base become one model folder, which anything that reads Hugging Face checkpoints can load."""
+"""An adapter and its base become one model folder, which needs no PEFT to be loaded."""
 
 import json
 import os
@@ -15,15 +15,18 @@ from .backends import load_adapted, processor_of, read_settings, torch_dtype
 
 
 def merge(folder: str | Path, output: str | Path, *, dtype: str | None = None) -> Path:
-    """Writes the model that the adapter in `folder` and its base make to a new folder `output`, and returns that.
+    """Writes the model that an adapter and its base make to a new folder `output`, and returns that.
 
-    `folder` is an adapter (a checkpoint-N of a run with LoRA, or any that PEFT wrote), or the folder of a run that holds it as
-    `adapter/`. `dtype` is that of the written weights: by default as trained, float32 where that is not known. `output` holds
-    weights, processor and perception_r1.json, and appears whole or not at all. Raises BadData.
+    `folder` is an adapter (a checkpoint-N of a run with LoRA, or any that PEFT wrote), or the folder
+    of a run that holds it as `adapter/`. `dtype` is that of the written weights: by default as
+    trained, float32 where that is not known. `output` holds weights, processor and
+    perception_r1.json, and appears whole or not at all. Raises BadData.
     """
     adapter, target = _adapter_in(Path(folder)), Path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BadData(f"output {target}: found something there, expected a folder to be made: name another with -o")
+        raise BadData(
+            f"output {target}: found something there, expected a folder to be made: name another"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     part.chmod(0o755)  # mkdtemp's own is for nobody else
@@ -41,13 +44,21 @@ def _adapter_in(folder: Path) -> Path:
     if is_adapter(folder / "adapter"):
         return folder / "adapter"
     if not folder.is_dir():
-        raise BadData(f"merge {folder}: found no such folder, expected one with {CONFIG}: name a checkpoint of a run with LoRA")
-    found = "a whole model, which needs no merging" if (folder / "config.json").is_file() else f"no {CONFIG}"
-    raise BadData(f"merge {folder}: found {found}, expected an adapter: name a checkpoint of a run with LoRA")
+        raise BadData(
+            f"merge {folder}: found no such folder, expected one with {CONFIG}: name a checkpoint"
+        )
+    found = (
+        "a whole model, which needs no merging"
+        if (folder / "config.json").is_file()
+        else f"no {CONFIG}"
+    )
+    raise BadData(
+        f"merge {folder}: found {found}, expected an adapter: name a checkpoint of a run with LoRA"
+    )
 
 
 def write_merged(adapter: str | Path, output: str | Path, *, dtype: str | None = None) -> None:
-    """Writes the weights that an adapter and its base make, their processor and settings, into the folder `output`.
+    """Writes the weights that an adapter and its base make, their processor and settings, to `output`.
 
     perception_r1.json comes last: a folder that has it is whole.
     """
@@ -61,6 +72,6 @@ def write_merged(adapter: str | Path, output: str | Path, *, dtype: str | None =
 
 
 def write_settings(folder: str | Path, settings: Mapping[str, Any]) -> None:
-    """Writes `perception_r1.json` beside a checkpoint, so that `evaluate` and `demo` need only the folder."""
+    """Writes perception_r1.json beside weights, so that `evaluate` and `demo` need only the folder."""
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (Path(folder) / SETTINGS_FILE).write_text(text, encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Checkpoints that can be trusted after a kill, and used by themselves: a marker is written last, only marked ones are resumed."""
+"""Checkpoints that can be trusted after a kill, and used by themselves.
+
+A marker is written last, and only marked ones are resumed.
+"""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +19,7 @@ MARKER = "COMPLETE"
 
 
 class MarkComplete(TrainerCallback):
-    """Writes the run's `settings` into each checkpoint, and marks it once all processes have written what is theirs."""
+    """Writes a run's `settings` into each checkpoint, and marks it once all processes have written."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -30,21 +33,22 @@ class MarkComplete(TrainerCallback):
 
 
 def complete(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes perception_r1.json into a folder with weights and processor; beside an adapter, what it belongs to."""
+    """Writes perception_r1.json into a folder with weights; beside an adapter, what it belongs to."""
     if is_adapter(folder):
         _record_base(folder, settings)
     write_settings(folder, settings)
 
 
 def _record_base(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Lets PEFT find an adapter's base from any folder: a local one by its absolute path, a hub's by its id and revision."""
+    """Lets PEFT find an adapter's base from anywhere: by its absolute path, or by id and revision."""
     config = read_adapter_config(folder)
     seen = Path(config["base_model_name_or_path"])
     if revision := settings.get("revision"):  # what was loaded is a copy in the hub's cache
         config |= {"base_model_name_or_path": settings["base"], "revision": revision}
     elif seen.is_dir():
         config["base_model_name_or_path"] = str(seen.absolute())
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def step_of(checkpoint: str | Path | None) -> int:

@@ -36,7 +36,7 @@ def unpacked(text: str) -> Sample:
 
 
 Shrinking = Callable[[Image.Image], Image.Image]
-"""What makes an opened picture as small as the model sees it: `pictures.Shrink` of the run's processor."""
+"""Makes an opened picture as small as the model sees it: `pictures.Shrink` of a run's processor."""
 
 
 def _opened(batch: dict[str, list[Any]], shrink: Shrinking | None) -> dict[str, list[Any]]:
@@ -74,7 +74,8 @@ def prompt_dataset(
 ) -> Dataset:
     """Rows for GRPO: `prompt` (the conversation up to the answer), `images` (one picture), `sample` (packed).
 
-    They lie in a file at `path` while the dataset is used, or in memory where there is none. Pictures go through `shrink`.
+    They lie in a file at `path` while the dataset is used, or in memory where there is none.
+    Pictures go through `shrink`.
     """
     rows = ({"prompt": [{"role": "user", "content": tasks[sample.task].prompt(sample)}], "sample": packed(sample)} for sample in samples)
     return _lazily(rows, path, shrink)
@@ -88,7 +89,7 @@ def conversation_dataset(
     path: Path | None = None,
     shrink: Shrinking | None = None,
 ) -> Dataset:
-    """Rows for SFT: `messages`, up to `turns` questions about one image with their true answers, and `images`.
+    """Rows for SFT: `messages`, up to `turns` questions about one image and their true answers; `images`.
 
     `path` and `shrink` as above.
     """

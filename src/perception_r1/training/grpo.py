@@ -33,7 +33,8 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     """Runs a GRPO recipe and returns its output folder: checkpoint, rollouts.parquet, metrics.json and report.html."""
     ours, args, model_args = load_recipe(recipe, overrides, GRPOConfig)
     quantized = quantization(model_args)
-    rewarded = {"matching": ours.matching, "iou_shape": ours.iou_shape, "weights": ours.term_weights()}
+    weights = ours.term_weights()
+    rewarded = {"matching": ours.matching, "iou_shape": ours.iou_shape, "weights": weights}
     ready = prepare(ours, args, revision=model_args.model_revision, **rewarded)
     settings = settings_of(ours, model_args, ready) | rewarded
     args.remove_unused_columns = False

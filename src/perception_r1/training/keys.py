@@ -1,9 +1,11 @@
 """TRL's keys in a recipe: which a run honours, which it refuses and why. None is swallowed.
 
-`given` is everywhere what the recipe and the command line name: a default that nobody asked for is never refused.
+`given` is everywhere what the recipe and the command line name: a default that nobody asked for
+is never refused.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
 from trl import GRPOConfig, ModelConfig, SFTConfig
@@ -13,14 +15,19 @@ from ..records import BadData
 LORA = "a setting of LoRA (training/loading.py)"
 BITSANDBYTES = "a setting of bitsandbytes (training/loading.py)"
 HONOURED = {
-    "model_revision": "the commit, branch or tag of a hub model, for weights, processor and config (training/prepare.py)",
+    "model_revision": "the commit, branch or tag of a hub model, for all its files (training/prepare.py)",
     "dtype": "the type that the weights are loaded and trained in",
     "attn_implementation": "how transformers computes attention",
     "use_peft": "trains a LoRA adapter, which is merged at the end",
-    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"), LORA),
+    **dict.fromkeys(
+        ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"),
+        LORA,
+    ),
     **dict.fromkeys(("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora"), LORA),
     **dict.fromkeys(("load_in_8bit", "load_in_4bit"), BITSANDBYTES),
-    **dict.fromkeys(("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), BITSANDBYTES),
+    **dict.fromkeys(
+        ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), BITSANDBYTES
+    ),
 }
 """Every key of TRL's ModelConfig that a run honours, and what it does there."""
 
@@ -30,7 +37,9 @@ REFUSED = {"model_name_or_path": "the model of a run is our key `model`: write -
 NEEDS = {
     **{name: "use_peft" for name, what in HONOURED.items() if what == LORA},
     **dict.fromkeys(("load_in_8bit", "load_in_4bit"), "use_peft"),
-    **dict.fromkeys(("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), "load_in_4bit"),
+    **dict.fromkeys(
+        ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), "load_in_4bit"
+    ),
 }
 """Keys that mean nothing, and would be swallowed, unless another is true."""
 
@@ -45,7 +54,10 @@ OVERRULED: Mapping[type, Mapping[str, tuple[Any, str]]] = {
         "completion_only_loss": (None, "rows are conversations, whose answers alone are learned"),
         "max_length": (None, "a cut conversation would lose image tokens"),
         "truncation_mode": ("keep_start", "nothing is cut"),
-        "dataset_kwargs": (None, "rows are made from the samples, and TRL does not prepare them"),
+        "dataset_kwargs": (
+            {"skip_prepare_dataset": True},
+            "rows are made from the samples, and TRL does not prepare them",
+        ),
         "dataset_num_proc": (None, "rows are made from the samples, and TRL does not prepare them"),
         "dataset_text_field": ("text", "rows are made from the samples, and hold no text field"),
         "shuffle_dataset": (False, "rows are shuffled in every epoch as it is"),
@@ -59,14 +71,22 @@ OVERRULED: Mapping[type, Mapping[str, tuple[Any, str]]] = {
 OURS = {
     GRPOConfig: ("turns", "vision_learning_rate", "shown"),
     SFTConfig: (
-        *("eval_data", "eval_limit", "eval_batch_size", "eval_max_new_tokens", "matching", "iou_shape", "weights"),
+        *(
+            "eval_data",
+            "eval_limit",
+            "eval_batch_size",
+            "eval_max_new_tokens",
+            "matching",
+            "iou_shape",
+            "weights",
+        ),
         *("shared_prefix", "curriculum", "difficulty", "stages"),
     ),
 }
 """Our keys that the command of a config does not know what to do with."""
 
 LOADING = {
-    "trust_remote_code": "code that comes with a model is never run: use a model that transformers knows",
+    "trust_remote_code": "code of a model's own is never run: use a model that transformers knows",
     "revision": "write --model_revision, which the processor follows too",
     "quantization_config": "write --load_in_4bit true or --load_in_8bit true",
     "dtype": "write --dtype",
@@ -88,7 +108,9 @@ def check_given(given: Collection[str], ours: Any, args: Any, model_args: ModelC
     for name in _of(OURS, args):
         if name in given and getattr(ours, name) != type(ours).__dataclass_fields__[name].default:
             other = "grpo" if isinstance(args, SFTConfig) else "sft"
-            raise BadData(f"{name} is a key of perception-r1 {other}, which this command would not heed: leave it out")
+            raise BadData(
+                f"{name} is a key of perception-r1 {other}, not heeded by this command: leave it out"
+            )
 
 
 def _of(table: Mapping[type, Any], args: Any) -> Any:
@@ -112,17 +134,32 @@ def _check_model_keys(given: Collection[str], model_args: ModelConfig) -> None:
         asked = getattr(model_args, name)
         on = asked if isinstance(asked, bool) else needed not in given  # who says false has decided
         if on:
-            raise BadData(f"{name} is {asked!r}, which does nothing without {needed}: add --{needed} true, or leave it out")
+            raise BadData(
+                f"{name} is {asked!r}, which does nothing without {needed}: "
+                f"add --{needed} true, or leave it out"
+            )
+    for field in fields(model_args):
+        found, choices = getattr(model_args, field.name), field.metadata.get("choices")
+        if (
+            choices and found is not None and found not in choices
+        ):  # argparse looks at typed words only
+            raise BadData(f"{field.name} is {found!r}: expected one of {', '.join(choices)}")
     if model_args.lora_task_type != "CAUSAL_LM":
         found = model_args.lora_task_type
-        raise BadData(f"lora_task_type is {found!r}, expected CAUSAL_LM: a policy writes text: leave it out")
+        raise BadData(
+            f"lora_task_type is {found!r}, expected CAUSAL_LM: a policy writes text: leave it out"
+        )
 
 
 def _check_loading(args: Any) -> None:
     if args.trust_remote_code:
         raise BadData(f"trust_remote_code is true: {LOADING['trust_remote_code']}")
     if args.resume_from_checkpoint:
-        raise BadData("resume_from_checkpoint: write --resume true, which takes the newest complete checkpoint of output_dir")
+        raise BadData(
+            "resume_from_checkpoint: write --resume true, for the newest complete one of output_dir"
+        )
     for name in args.model_init_kwargs or {}:
         if name in LOADING:
-            raise BadData(f"model_init_kwargs: found {name}, which is not passed on from there: {LOADING[name]}")
+            raise BadData(
+                f"model_init_kwargs: found {name}, not passed on from there: {LOADING[name]}"
+            )

@@ -1,4 +1,4 @@
-"""How a recipe loads its model: type, attention, 4 or 8 bit, and which layers a LoRA adapter lies on."""
+"""How a recipe loads its model: type, attention, 4 or 8 bit, and where a LoRA adapter lies."""
 
 import difflib
 import re
@@ -21,7 +21,10 @@ ALL_LINEAR = "all-linear"
 
 def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
     """What a recipe says of loading the model (dtype, attention), as TRL's trainers take it."""
-    given = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    given: dict[str, Any] = {
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+    }
     if model_args.load_in_4bit or model_args.load_in_8bit:
         given["device_map"] = {"": "cpu"} if args.device.type == "cpu" else None
     declared: Any = args.model_init_kwargs or {}
@@ -29,7 +32,7 @@ def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
 
 
 def quantization(model_args: ModelConfig) -> Any:
-    """The BitsAndBytesConfig of a recipe, as TRL makes it; None for a model that is loaded as it is.
+    """The BitsAndBytesConfig of a recipe, as TRL makes it; None for a model loaded as it is.
 
     Raises BadData where bitsandbytes is absent, or has nothing to run on here.
     """
@@ -37,19 +40,21 @@ def quantization(model_args: ModelConfig) -> Any:
     if not asked:
         return None
     if not is_bitsandbytes_available():
-        raise BadData(f"{asked[0]}: bitsandbytes is not installed, or too old: pip install -U bitsandbytes")
+        raise BadData(
+            f"{asked[0]}: bitsandbytes is not installed, or too old: pip install -U bitsandbytes"
+        )
     try:
         validate_bnb_backend_availability(raise_exception=True)
         return get_quantization_config(model_args)
     except (RuntimeError, ValueError, TypeError) as problem:
-        raise BadData(f"{asked[0]}: {problem}") from problem
+        raise BadData(f"{asked[0]}: {' '.join(str(problem).split())}") from problem
 
 
 def adapter_config(model: str, model_args: ModelConfig) -> LoraConfig | None:
     """The LoRA adapter that a recipe trains on a model; None for one without.
 
-    By default it lies on all linear layers of the language model. The vision tower and the head stay as they are. Raises
-    BadData for a name that fits no part of the model, which PEFT would leave out.
+    By default it lies on all linear layers of the language model. The vision tower and the head
+    stay as they are. Raises BadData for a name that fits no part of the model: PEFT leaves it out.
     """
     config: Any = get_peft_config(model_args)
     if config is None:
@@ -79,7 +84,7 @@ def _architecture(model: str) -> Any:
 def _targets(model_args: ModelConfig) -> Any:
     """The layers that a recipe names, as a list of names, or as a pattern (all-linear is one)."""
     named: Any = model_args.lora_target_modules
-    # TRL takes a single name out of its list, and PEFT takes a bare word for a pattern of whole names, which none fits.
+    # TRL takes a single name out of its list, and PEFT a bare word for a pattern of whole names.
     return [named] if isinstance(named, str) and re.fullmatch(r"[\w.]+", named) else named
 
 
@@ -95,15 +100,19 @@ def _check_names(key: str, names: Sequence[str] | str, parts: Sequence[str], mod
             hint = f": did you mean {near[0]}?" if near else ""
             raise BadData(f"{key}: no part of model {model} is called {name!r}{hint}")
         if key == "lora_target_modules" and name.rpartition(".")[2] == "lm_head":
-            raise BadData(f"{key}: lm_head cannot have an adapter: train it whole with --lora_modules_to_save lm_head")
+            raise BadData(
+                f"{key}: lm_head takes no adapter: train it whole with --lora_modules_to_save lm_head"
+            )
 
 
 def language_layers(whole: nn.Module, model: str) -> str:
-    """A pattern of PEFT's that fits the linear layers of a model's language model, and no others."""
+    """A pattern of PEFT's for the linear layers of a model's language model, and no others."""
     language = cast(Any, whole).get_decoder()
     prefix = next(name for name, module in whole.named_modules() if module is language)
     linear = [name for name, module in language.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise BadData(f"model {model}: found no linear layers in its language model: name some with --lora_target_modules")
+        raise BadData(
+            f"model {model}: found no linear layers of language: name some with --lora_target_modules"
+        )
     last = sorted({name.rpartition(".")[2] for name in linear})
     return rf"{re.escape(prefix)}\.(.*\.)?({'|'.join(map(re.escape, last))})"

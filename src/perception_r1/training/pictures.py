@@ -13,8 +13,9 @@ from ..evaluation.backends import frame_by_processor
 class Shrink:
     """Makes a picture as small as a processor shows it to the model, where that is smaller.
 
-    A picture of 12 million pixels otherwise travels whole through TRL's copies, and between processes. It is resized by the
-    processor's own code, so the processor finds nothing left to do, and makes the same pixels of both.
+    A picture of 12 million pixels otherwise travels whole through TRL's copies, and between
+    processes. It is resized by the processor's own code, so the processor finds nothing left to do,
+    and makes the same pixels of both.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -32,7 +33,7 @@ class Shrink:
         return self._resized(picture, size)
 
     def _seen(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height that the processor makes of `size`; the same where it is not of the Qwen families."""
+        """Width and height that the processor makes of `size`; `size` where it is not of Qwen's kind."""
         if not getattr(self.image_processor, "do_resize", False):
             return size
         frame = frame_by_processor(self, *size)

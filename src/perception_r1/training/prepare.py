@@ -18,7 +18,7 @@ from .dataset import tasks_for, with_images
 from .recipe import RecipeArguments, resolve_model
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""What a model on a hub is made of. Weights that would run code when they are read are not among it."""
+"""What a model on a hub is made of; not weights that would run code when they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +62,20 @@ def _largest(processor: Any, max_pixels: int | None) -> int | None:
 
 
 def at_revision(model: str, revision: str) -> str:
-    """The folder or hub id to load for a `model_revision`: of another than main, the folder of that commit.
+    """The folder or hub id to load for a `model_revision`: for another than main a folder of it.
 
-    Weights, reference, processor, config and the measuring before training all read that folder. Raises BadData.
+    Weights, reference, processor, config and the measuring before training all read that folder.
+    Raises BadData.
     """
     if revision == "main":
         return model
     if Path(model).is_dir():
-        raise BadData(f"model_revision is {revision!r}, but model {model} is a folder, which has none: leave it out")
+        found = f"model_revision is {revision!r}, but model {model} is a folder, which has none"
+        raise BadData(f"{found}: leave it out")
     check_model_folder(model)
     name = f"{model} at {revision}"
-    return loaded(name, lambda: snapshot_download(model, revision=revision, allow_patterns=MODEL_FILES))
+    files: Any = {"revision": revision, "allow_patterns": MODEL_FILES}
+    return loaded(name, lambda: snapshot_download(model, **files))
 
 
 def rows_file(args: Any) -> Path:

@@ -1,8 +1,8 @@
-"""What a run leaves: settings, weights that every process helps to gather, and a whole model where an adapter was trained."""
+"""What a run leaves: settings, weights that every process helps to gather, and a whole model."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from accelerate.utils import is_peft_model
@@ -23,7 +23,7 @@ ADAPTER = "adapter"
 
 
 def settings_of(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared) -> dict[str, Any]:
-    """What perception_r1.json says of a run, in each checkpoint and at its end: how the policy is asked and what it came from."""
+    """What perception_r1.json says, in each checkpoint and at the end: how to ask, and of which base."""
     prompts = {name: task.prompt(_first(ready.samples, name)) for name, task in ready.tasks.items()}
     names = list(ready.tasks)
     found: dict[str, Any] = {
@@ -56,33 +56,37 @@ def _weights_type(model: str, model_args: ModelConfig) -> str:
 class SavesWhole(Trainer):
     """A trainer that writes whole weights also where each process holds a part of them (FSDP).
 
-    Stock trainers write none where `fsdp_state_dict_type` is SHARDED_STATE_DICT, the default of FSDP2.
+    Stock trainers write none where the state dict's type is SHARDED_STATE_DICT, FSDP2's default.
     """
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not self._in_parts():
             super().save_model(output_dir, _internal_call)
             return
-        state = whole_state(self.model)
+        state = whole_state(cast(nn.Module, self.model))
         self._save(output_dir, state_dict=state)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _in_parts(self) -> bool:
-        if getattr(self, "is_distributed_loading_by_transformers", False):  # then transformers gathers them
+        if getattr(
+            self, "is_distributed_loading_by_transformers", False
+        ):  # then transformers gathers them
             return False
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        parted = any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+        weights = cast(nn.Module, self.model).parameters()
+        parted = any(isinstance(parameter, DTensor) for parameter in weights)
         return parted or (plugin is not None and "FULL" not in str(plugin.state_dict_type))
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:
-    """The weights of a model that FSDP has parted: whole on the CPU of the first process, {} elsewhere.
+    """The weights of a model that FSDP has parted: whole on the first process's CPU, {} elsewhere.
 
     All processes must call it. Of a model with adapters only what was trained is gathered.
     """
+    trained_only = bool(is_peft_model(model))
     options = StateDictOptions(
-        full_state_dict=True, cpu_offload=True, ignore_frozen_params=is_peft_model(model)
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only
     )
     state = get_model_state_dict(model, options=options)
     for name, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
@@ -92,16 +96,16 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
 
 
 def save_weights(trainer: Trainer, output: Path) -> None:
-    """Writes what was trained: weights into `output`, an adapter into its own folder there. All processes must call it."""
+    """Writes weights into `output`, an adapter into its own folder there. All processes must call it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     trainer.save_model(str(output / ADAPTER if is_peft_model(model) else output))
 
 
 def finish(output: Path, processor: Any, settings: Mapping[str, Any], *, adapted: bool) -> None:
-    """Makes `output` a checkpoint that loads by itself. Where an adapter was trained it is merged into its base, read anew.
+    """Makes `output` a checkpoint that loads by itself. An adapter is merged into its base, read anew.
 
-    For one process, once the trainer is gone: the base takes its room. It is the base's own weights that are merged into,
-    also where they were trained in 4 or 8 bit. perception_r1.json comes last.
+    For one process, once the trainer is gone: the base takes its room. It is the base's own weights
+    that are merged into, also where they were loaded in 4 or 8 bit. perception_r1.json comes last.
     """
     if adapted:
         complete(output / ADAPTER, settings)
