@@ -1,4 +1,4 @@
-"""Keys of a recipe: each is honoured or refused in one line. None is accepted and then not heeded."""
+"""Keys of a recipe: each is honoured, or refused in one line. None is accepted and swallowed."""
 
 import importlib.util
 from dataclasses import fields
@@ -58,7 +58,7 @@ def test_no_recipe_of_the_package_is_refused() -> None:
         ),
         (
             ["--trust_remote_code", "true"],
-            "trust_remote_code is true: code that comes with a model is never run",
+            "trust_remote_code is true: code of a model's own is never run",
         ),
         (
             ["--load_in_4bit", "true"],
@@ -102,10 +102,13 @@ def test_no_recipe_of_the_package_is_refused() -> None:
             "model_init_kwargs: found revision.*write --model_revision",
         ),
         (
-            ["--model_init_kwargs", '{"quantization_config": {}}'],
+            ["--model_init_kwargs", '{"quantization_config": {"load_in_4bit": true}}'],
             "found quantization_config.*write --load_in_4bit true",
         ),
-        (["--model_init_kwargs", '{"dtype": "bfloat16"}'], "found dtype.*write --dtype"),
+        (
+            ["--dtype", "float32", "--model_init_kwargs", '{"dtype": "bfloat16"}'],
+            "dtype is 'float32', and 'bfloat16' in model_init_kwargs: leave one out",
+        ),
         (
             ["--remove_unused_columns", "true"],
             "remove_unused_columns is True, which a run sets to false",
@@ -168,7 +171,7 @@ def test_what_supervised_fine_tuning_would_not_heed_is_refused(
         ["--lora_r", "16", "--use_peft", "false"],  # who says false has decided
         ["--load_in_4bit", "false", "--bnb_4bit_quant_type", "nf4"],
         ["--trust_remote_code", "false"],
-        ["--model_init_kwargs", '{"use_kernels": false}'],
+        ["--model_init_kwargs", '{"use_kernels": false, "dtype": "bfloat16"}'],
         ["--model_revision", "main"],
         ["--turns", "1"],
     ],
@@ -429,7 +432,7 @@ def test_what_a_recipe_says_of_lora_reaches_peft(policy: str) -> None:
         (["--lora_target_parameters", "experts"], "lora_target_parameters: no part of model"),
         (
             ["--lora_target_modules", "q_proj", "lm_head"],
-            "lm_head cannot have an adapter: train it whole with --lora_modules_to_save",
+            "lm_head takes no adapter: train it whole, --lora_modules_to_save",
         ),
     ],
 )

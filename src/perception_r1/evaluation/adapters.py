@@ -50,7 +50,7 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
 
 
 def base_of(folder: str | Path, settings: Mapping[str, Any]) -> Base:
-    """The base of the adapter in `folder`, by its perception_r1.json (`settings`), else PEFT's file.
+    """The base of the adapter in `folder`: by its perception_r1.json (`settings`), else by PEFT.
 
     A relative folder that is not there from here is looked for where PEFT saw it. Raises BadData
     where nothing is named.
@@ -61,7 +61,7 @@ def base_of(folder: str | Path, settings: Mapping[str, Any]) -> Base:
     if not places:
         where = Path(folder) / CONFIG
         raise BadData(
-            f"{where}: expected base_model_name_or_path, found none: write there which model it is for"
+            f"{where}: expected base_model_name_or_path, found none: write there whose it is"
         )
     there = next((place for place in places if Path(place).is_dir()), None)
     if there:
@@ -130,12 +130,12 @@ def _fill(adapted: Any, folder: str | Path, base: Base) -> None:
 def _misfit(folder: str | Path, base: Base, found: str) -> BadData:
     reason = " ".join(found.split())[:300]
     return BadData(
-        f"adapter {folder} does not fit its base {base.name}: {reason}: name the base of its training"
+        f"adapter {folder} does not fit its base {base.name}: {reason}: name the base it is for"
     )
 
 
 def _untie(adapted: Any) -> None:
-    """Gives the head weights of its own where it shares the embedding's, and an adapter lies on either.
+    """Gives the head weights of its own where it shares the embedding's and one has an adapter.
 
     The adapter was trained on one of the two. Merged into what they share, it would change both.
     """

@@ -90,7 +90,7 @@ class Batched:
 
 
 class Processes:
-    """The processes that share one evaluation. This one is alone; see `waiting.LaunchedProcesses`."""
+    """The processes that share one evaluation. This is one alone; see waiting.LaunchedProcesses."""
 
     index: int = 0
     count: int = 1

@@ -308,7 +308,7 @@ def load_processor(name: str, **options: Any) -> Any:
 
 
 def revision_of(name: str, config: Any, base: Base | None = None) -> str | None:
-    """Which weights these are: a hub model's commit, or a sha256 of what a folder's answers depend on.
+    """Which weights these are: a hub model's commit, a sha256 of what a folder's answers depend on.
 
     Those of an adapter are its own and its base's, whose `config` is given.
     """

@@ -15,10 +15,10 @@ from .backends import load_adapted, processor_of, read_settings, torch_dtype
 
 
 def merge(folder: str | Path, output: str | Path, *, dtype: str | None = None) -> Path:
-    """Writes the model that an adapter and its base make to a new folder `output`, and returns that.
+    """Writes the model that an adapter and its base make to a new folder `output`; returns that.
 
-    `folder` is an adapter (a checkpoint-N of a run with LoRA, or any that PEFT wrote), or the folder
-    of a run that holds it as `adapter/`. `dtype` is that of the written weights: by default as
+    `folder` is an adapter (a checkpoint-N of a run with LoRA, or any that PEFT wrote), or a run's
+    folder that holds it as `adapter/`. `dtype` is that of the written weights: by default as
     trained, float32 where that is not known. `output` holds weights, processor and
     perception_r1.json, and appears whole or not at all. Raises BadData.
     """
@@ -58,7 +58,7 @@ def _adapter_in(folder: Path) -> Path:
 
 
 def write_merged(adapter: str | Path, output: str | Path, *, dtype: str | None = None) -> None:
-    """Writes the weights that an adapter and its base make, their processor and settings, to `output`.
+    """Writes the weights that an adapter and its base make, processor and settings, to `output`.
 
     perception_r1.json comes last: a folder that has it is whole.
     """
@@ -72,6 +72,6 @@ def write_merged(adapter: str | Path, output: str | Path, *, dtype: str | None =
 
 
 def write_settings(folder: str | Path, settings: Mapping[str, Any]) -> None:
-    """Writes perception_r1.json beside weights, so that `evaluate` and `demo` need only the folder."""
+    """Writes perception_r1.json beside weights, so that `evaluate` and `demo` need no more."""
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (Path(folder) / SETTINGS_FILE).write_text(text, encoding="utf-8")

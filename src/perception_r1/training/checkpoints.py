@@ -19,7 +19,7 @@ MARKER = "COMPLETE"
 
 
 class MarkComplete(TrainerCallback):
-    """Writes a run's `settings` into each checkpoint, and marks it once all processes have written."""
+    """Writes a run's `settings` into each checkpoint; marks it once all processes have written."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -33,14 +33,14 @@ class MarkComplete(TrainerCallback):
 
 
 def complete(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes perception_r1.json into a folder with weights; beside an adapter, what it belongs to."""
+    """Writes perception_r1.json into a folder with weights, and what an adapter belongs to."""
     if is_adapter(folder):
         _record_base(folder, settings)
     write_settings(folder, settings)
 
 
 def _record_base(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Lets PEFT find an adapter's base from anywhere: by its absolute path, or by id and revision."""
+    """Lets PEFT find an adapter's base from anywhere: by absolute path, or by id and revision."""
     config = read_adapter_config(folder)
     seen = Path(config["base_model_name_or_path"])
     if revision := settings.get("revision"):  # what was loaded is a copy in the hub's cache

@@ -89,7 +89,7 @@ def conversation_dataset(
     path: Path | None = None,
     shrink: Shrinking | None = None,
 ) -> Dataset:
-    """Rows for SFT: `messages`, up to `turns` questions about one image and their true answers; `images`.
+    """Rows for SFT: `messages`, up to `turns` questions about an image with true answers; `images`.
 
     `path` and `shrink` as above.
     """

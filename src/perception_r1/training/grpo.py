@@ -36,7 +36,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     weights = ours.term_weights()
     rewarded = {"matching": ours.matching, "iou_shape": ours.iou_shape, "weights": weights}
     ready = prepare(ours, args, revision=model_args.model_revision, **rewarded)
-    settings = settings_of(ours, model_args, ready) | rewarded
+    settings = settings_of(ours, args, model_args, ready) | rewarded
     args.remove_unused_columns = False
     args.model_init_kwargs = init_kwargs(args, model_args)
     output, done = Path(str(args.output_dir)), step_of(ready.checkpoint)

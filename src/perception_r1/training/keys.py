@@ -15,7 +15,7 @@ from ..records import BadData
 LORA = "a setting of LoRA (training/loading.py)"
 BITSANDBYTES = "a setting of bitsandbytes (training/loading.py)"
 HONOURED = {
-    "model_revision": "the commit, branch or tag of a hub model, for all its files (training/prepare.py)",
+    "model_revision": "commit, branch or tag of a hub model, of all its files (see prepare.py)",
     "dtype": "the type that the weights are loaded and trained in",
     "attn_implementation": "how transformers computes attention",
     "use_peft": "trains a LoRA adapter, which is merged at the end",
@@ -89,9 +89,6 @@ LOADING = {
     "trust_remote_code": "code of a model's own is never run: use a model that transformers knows",
     "revision": "write --model_revision, which the processor follows too",
     "quantization_config": "write --load_in_4bit true or --load_in_8bit true",
-    "dtype": "write --dtype",
-    "torch_dtype": "write --dtype",
-    "attn_implementation": "write --attn_implementation",
 }
 """What model_init_kwargs must not hold, and what to write instead."""
 
@@ -99,7 +96,7 @@ LOADING = {
 def check_given(given: Collection[str], ours: Any, args: Any, model_args: ModelConfig) -> None:
     """Raises BadData, in one line, for the first key that a run would not do what it says of."""
     _check_model_keys(given, model_args)
-    _check_loading(args)
+    _check_loading(given, args, model_args)
     for name, (value, reason) in _overruled(given, ours, args).items():
         found = getattr(args, name)
         if name in given and found != value:
@@ -109,7 +106,7 @@ def check_given(given: Collection[str], ours: Any, args: Any, model_args: ModelC
         if name in given and getattr(ours, name) != type(ours).__dataclass_fields__[name].default:
             other = "grpo" if isinstance(args, SFTConfig) else "sft"
             raise BadData(
-                f"{name} is a key of perception-r1 {other}, not heeded by this command: leave it out"
+                f"{name} is a key of perception-r1 {other}, not of this command: leave it out"
             )
 
 
@@ -151,15 +148,21 @@ def _check_model_keys(given: Collection[str], model_args: ModelConfig) -> None:
         )
 
 
-def _check_loading(args: Any) -> None:
+def _check_loading(given: Collection[str], args: Any, model_args: ModelConfig) -> None:
     if args.trust_remote_code:
         raise BadData(f"trust_remote_code is true: {LOADING['trust_remote_code']}")
     if args.resume_from_checkpoint:
         raise BadData(
             "resume_from_checkpoint: write --resume true, for the newest complete one of output_dir"
         )
-    for name in args.model_init_kwargs or {}:
-        if name in LOADING:
+    declared: Mapping[str, Any] = args.model_init_kwargs or {}
+    for name in ("dtype", "attn_implementation"):
+        twice = name in given and name in declared
+        if twice and declared[name] != getattr(model_args, name):
+            found = f"{name} is {getattr(model_args, name)!r}"
+            raise BadData(f"{found}, and {declared[name]!r} in model_init_kwargs: leave one out")
+    for name, value in declared.items():
+        if name in LOADING and value:
             raise BadData(
                 f"model_init_kwargs: found {name}, not passed on from there: {LOADING[name]}"
             )

@@ -101,7 +101,7 @@ def _check_names(key: str, names: Sequence[str] | str, parts: Sequence[str], mod
             raise BadData(f"{key}: no part of model {model} is called {name!r}{hint}")
         if key == "lora_target_modules" and name.rpartition(".")[2] == "lm_head":
             raise BadData(
-                f"{key}: lm_head takes no adapter: train it whole with --lora_modules_to_save lm_head"
+                f"{key}: lm_head takes no adapter: train it whole, --lora_modules_to_save lm_head"
             )
 
 
@@ -112,7 +112,7 @@ def language_layers(whole: nn.Module, model: str) -> str:
     linear = [name for name, module in language.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise BadData(
-            f"model {model}: found no linear layers of language: name some with --lora_target_modules"
+            f"model {model}: found no linear layers of text: name some with --lora_target_modules"
         )
     last = sorted({name.rpartition(".")[2] for name in linear})
     return rf"{re.escape(prefix)}\.(.*\.)?({'|'.join(map(re.escape, last))})"

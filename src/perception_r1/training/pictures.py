@@ -33,7 +33,7 @@ class Shrink:
         return self._resized(picture, size)
 
     def _seen(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height that the processor makes of `size`; `size` where it is not of Qwen's kind."""
+        """Width and height that the processor makes of `size`; `size` where it is no Qwen's."""
         if not getattr(self.image_processor, "do_resize", False):
             return size
         frame = frame_by_processor(self, *size)

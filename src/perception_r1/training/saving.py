@@ -22,8 +22,10 @@ ADAPTER = "adapter"
 """Folder of a run's adapter, beside the model that it was merged into."""
 
 
-def settings_of(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared) -> dict[str, Any]:
-    """What perception_r1.json says, in each checkpoint and at the end: how to ask, and of which base."""
+def settings_of(
+    ours: RecipeArguments, args: Any, model_args: ModelConfig, ready: Prepared
+) -> dict[str, Any]:
+    """What perception_r1.json says, in each checkpoint and at the end: how to ask, and the base."""
     prompts = {name: task.prompt(_first(ready.samples, name)) for name, task in ready.tasks.items()}
     names = list(ready.tasks)
     found: dict[str, Any] = {
@@ -37,7 +39,7 @@ def settings_of(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared)
     if model_args.model_revision != "main":
         found["revision"] = model_args.model_revision
     if model_args.use_peft:
-        found["dtype"] = _weights_type(ready.model, model_args)
+        found["dtype"] = _weights_type(ready.model, args, model_args)
     return found
 
 
@@ -45,10 +47,11 @@ def _first(samples: Iterable[Any], task: str) -> Any:
     return next(sample for sample in samples if sample.task == task)
 
 
-def _weights_type(model: str, model_args: ModelConfig) -> str:
+def _weights_type(model: str, args: Any, model_args: ModelConfig) -> str:
     """The type in which a run's merged weights are written: that in which its base was loaded."""
-    if model_args.dtype not in (None, "auto"):
-        return str(model_args.dtype)
+    named = (args.model_init_kwargs or {}).get("dtype", model_args.dtype)
+    if named not in (None, "auto"):
+        return str(named).removeprefix("torch.")
     own = transformers.AutoConfig.from_pretrained(model).dtype
     return str(own or "float32").removeprefix("torch.")
 
@@ -96,13 +99,13 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
 
 
 def save_weights(trainer: Trainer, output: Path) -> None:
-    """Writes weights into `output`, an adapter into its own folder there. All processes must call it."""
+    """Writes weights to `output`, an adapter to a folder in it. All processes must call it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     trainer.save_model(str(output / ADAPTER if is_peft_model(model) else output))
 
 
 def finish(output: Path, processor: Any, settings: Mapping[str, Any], *, adapted: bool) -> None:
-    """Makes `output` a checkpoint that loads by itself. An adapter is merged into its base, read anew.
+    """Makes `output` a checkpoint that loads by itself. An adapter is merged into its base.
 
     For one process, once the trainer is gone: the base takes its room. It is the base's own weights
     that are merged into, also where they were loaded in 4 or 8 bit. perception_r1.json comes last.

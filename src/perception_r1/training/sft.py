@@ -40,7 +40,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     ours, args, model_args = load_recipe(recipe, overrides, SFTConfig)
     quantized = quantization(model_args)
     ready = prepare(ours, args, revision=model_args.model_revision)
-    settings = settings_of(ours, model_args, ready) | {"shown": ours.shown or ours.data}
+    settings = settings_of(ours, args, model_args, ready) | {"shown": ours.shown or ours.data}
     args.remove_unused_columns = False
     args.model_init_kwargs = init_kwargs(args, model_args)
     args.assistant_only_loss = True
