@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="image file to write")
     given = parser.parse_args()
     settings = json.loads((given.run / "perception_r1.json").read_text(encoding="utf-8"))
-    samples = load_data(given.data, settings["task"])
+    trained_on = settings["task"]  # several, for a run of a mixture
+    samples = load_data(given.data, trained_on if isinstance(trained_on, str) else None)
     task = make_task(samples[0].task, dialect=dialect_named(settings["dialect"]), thinking=settings["thinking"])
     picks = [samples[int(k)] for k in np.linspace(0, len(samples) - 1, given.columns)]
     rows = [[panel(task, sample, completions(given.run / when)[sample.id], when) for sample in picks] for when in ("before", "after")]

@@ -23,6 +23,7 @@ ROW: dict[str, Any] = {"id": "7", "task": "grounding", "image": "a.png", "width"
 ROW |= {"truth": {"boxes": [[16, 12, 48, 36]]}}
 RIGHT = "<|object_ref_start|>dog<|object_ref_end|><|box_start|>(250,250),(750,750)<|box_end|>"
 COMMANDS = [[name] for name in ("tasks", "score", "check", "sft", "grpo", "evaluate", "probe", "report", "show", "demo", "study")]
+COMMANDS += [["merge"]]
 COMMANDS += [["data", reader] for reader in ("scenes", "coco", "refcoco", "pixmo", "pages", "recipe")]
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "perception_r1"
-MAY_IMPORT_TORCH = ("training", "policy", "evaluation.backends", "evaluation.gpu", "evaluation.vision_windows", "evaluation.vllm_backend", "demo")
+MAY_IMPORT_TORCH = (
+    *("training", "policy", "demo"),
+    *("evaluation.backends", "evaluation.gpu", "evaluation.merging", "evaluation.vision_windows", "evaluation.vllm_backend"),
+)
 
 BLOCKED = """
 import importlib, pkgutil, sys

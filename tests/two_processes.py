@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,6 +127,84 @@ def staged(folder: Path) -> None:
 
     grpo.run("quickstart", json.loads((folder / "words.json").read_text()))
     torch.distributed.destroy_process_group()
+
+
+def saved_in_parts(folder: Path) -> None:
+    """A policy parted by FSDP2, with an adapter and without: writes each, also as one process would."""
+    import peft
+    import torch
+    import transformers
+    from tests.small_runs import Parity
+    from torch.distributed.fsdp import fully_shard
+    from trl import GRPOConfig
+
+    from perception_r1.data.mixture import load_data
+    from perception_r1.dialects import dialect_named
+    from perception_r1.training.dataset import prompt_dataset, tasks_for
+    from perception_r1.training.grpo import Trainer
+
+    policy = str(folder / "policy")
+    samples = load_data("scenes:ocr?n=4&seed=3", cache=folder / f"cache-{os.environ['RANK']}")
+    rows = prompt_dataset(samples, tasks_for(samples, dialect=dialect_named("qwen3-vl")))
+    adapter = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
+    small = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "beta": 0.0}
+    small |= {"per_device_train_batch_size": 4, "num_generations": 4, "report_to": "none"}
+    for name, lora in (("adapter", adapter), ("whole", None)):
+        args = GRPOConfig(output_dir=str(folder / "out"), **small)
+        given = {"processing_class": transformers.AutoProcessor.from_pretrained(policy)}
+        given |= {"train_dataset": rows, "peft_config": lora}
+        trainer = Trainer(model=policy, reward_funcs=Parity(), args=args, **given)
+        torch.manual_seed(0)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.01 * torch.randn_like(parameter)
+        if args.process_index == 0:
+            trainer.model.save_pretrained(folder / f"expected-{name}")
+        torch.distributed.barrier()
+        mesh = torch.distributed.init_device_mesh("cpu", (2,))
+        base = trainer.model.get_base_model() if lora else trainer.model
+        for layer in base.model.language_model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(trainer.model, mesh=mesh)
+        trainer.save_model(str(folder / name))
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def measured_slowly(folder: Path) -> None:
+    """As `staged`, where measuring before training takes 24 seconds more: collectives wait for 12."""
+    import time
+
+    from perception_r1.training import comparison
+
+    evaluate = comparison.evaluate
+
+    def slowly(**given: Any) -> object:
+        if given["output"].name == "before":
+            time.sleep(24)
+        return evaluate(**given)
+
+    comparison.evaluate = slowly
+    staged(folder)
+
+
+def waited(folder: Path) -> None:
+    """One process comes ten seconds late to where both wait, and collectives wait for three."""
+    import time
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    from perception_r1.evaluation.waiting import LaunchedProcesses
+
+    dist.init_process_group("gloo", timeout=timedelta(seconds=3))
+    processes = LaunchedProcesses()
+    begun = time.monotonic()
+    if processes.index == 0:
+        time.sleep(10)
+    processes.wait()
+    assert time.monotonic() - begun >= 9
+    dist.destroy_process_group()
 
 
 def evaluated(folder: Path) -> None:

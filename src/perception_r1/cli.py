@@ -262,6 +262,24 @@ def grpo(context: typer.Context, recipe: Recipe) -> None:
     run(recipe, overrides)
 
 
+@app.command(epilog="Example: perception-r1 merge runs/lora/checkpoint-200 -o runs/lora-200")
+def merge(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A LoRA adapter, such as a run's checkpoint-200.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to make: weights, processor, settings.")
+    ],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as trained by default.")
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base: a model folder that needs no PEFT to be loaded."""
+    from .evaluation.merging import merge as run
+
+    print(f"wrote {run(folder, output, dtype=dtype)}")
+
+
 def fail(message: str, code: int) -> NoReturn:
     if message:  # a bare `perception-r1` has printed its help instead
         print("error: " + " ".join(message.split()), file=sys.stderr)

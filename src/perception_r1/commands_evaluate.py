@@ -74,6 +74,6 @@ def launched(elsewhere: object) -> Any:
         return None
     if elsewhere:
         raise WrongUsage("found several processes, expected one: without --model there is nothing for them to share")
-    from .evaluation.backends import LaunchedProcesses
+    from .evaluation.waiting import LaunchedProcesses
 
     return LaunchedProcesses()

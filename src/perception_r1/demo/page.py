@@ -243,7 +243,8 @@ def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int | N
 
 def serve(policies: Sequence[Policy], *, host: str, port: int, task: str | None = None) -> None:
     """Serves the page until it is interrupted. The task chosen at first is the last policy's own where none is named."""
-    chosen = task or str(policies[-1].backend.settings.get("task", "grounding"))
+    known = policies[-1].backend.settings.get("task", "grounding")
+    chosen = task or str(known[0] if isinstance(known, list) else known)
     with suppress(KeyboardInterrupt), served(policies, host=host, port=port, task=chosen if chosen in TASKS else "grounding") as address:
         print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

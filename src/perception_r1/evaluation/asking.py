@@ -14,7 +14,8 @@ from ..dialects import Dialect
 from ..records import BadData, Frame, Sample
 
 ANSWERING_FILES = (
-    *("config.json", "generation_config.json", "chat_template*", "*.safetensors", "pytorch_model*.bin", "*processor_config.json"),
+    *("config.json", "adapter_config.json", "generation_config.json", "chat_template*"),
+    *("*.safetensors", "pytorch_model*.bin", "*processor_config.json"),
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
 )
 """Files of a model folder on which its answers depend."""
@@ -95,7 +96,7 @@ class Batched:
 
 
 class Processes:
-    """The processes that share one evaluation. This one is alone; `backends.LaunchedProcesses` are those of a launcher."""
+    """The processes that share one evaluation. This is one alone; see waiting.LaunchedProcesses."""
 
     index: int = 0
     count: int = 1

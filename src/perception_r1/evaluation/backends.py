@@ -3,21 +3,21 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from safetensors import SafetensorError
 
 from ..dialects import Dialect, dialect_named, dialect_of_model, smart_resize
 from ..policy import SETTINGS_FILE, model_folder
 from ..records import BadData, Frame
-from .asking import Batched, Processes, Reply, check_sampling, folder_revision
+from .adapters import Base, base_of, is_adapter, load_merged, merge_remedy
+from .asking import Batched, Reply, check_sampling, folder_revision
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
@@ -83,23 +83,15 @@ def chat_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
-class LaunchedProcesses(Processes):
-    """The processes that `accelerate launch` or `torchrun` has started. They share one disk, through which their answers meet."""
-
-    def __init__(self) -> None:
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-        self.index, self.count, self.device = state.process_index, state.num_processes, str(state.device)
-        self.wait = state.wait_for_everyone
-
-
 class LocalModel(Batched):
     """A model folder or hub id, with its processor: what transformers and vLLM share.
 
     `min_pixels` and `max_pixels` override the processor's limits. `dialect` overrides what perception_r1.json or the model's
-    type say.
+    type say. A folder may hold an adapter where the engine `merges`: its base is loaded with it.
     """
 
     engine: str
+    merges = False
 
     def __init__(
         self, model: str | Path, *, dialect: str | None = None, min_pixels: int | None = None, max_pixels: int | None = None
@@ -108,13 +100,26 @@ class LocalModel(Batched):
         self.name = model_folder(model)
         self.settings = read_settings(self.name)
         """What perception_r1.json says (task, dialect, prompt, thinking); empty when the folder has none."""
-        check_model_folder(self.name)
-        self.processor = _load_processor(self.name)
-        self.config = loaded(self.name, lambda: transformers.AutoConfig.from_pretrained(self.name))
+        self.base = self._base()
+        """What an adapter was trained on; None for a whole model."""
+        if self.base is None:
+            check_model_folder(self.name)
+        whole = self.base or Base(self.name)
+        self.processor = processor_of(self.name, whole) if self.base else load_processor(self.name)
+        config = partial(transformers.AutoConfig.from_pretrained, whole.name, **whole.options())
+        self.config = loaded(whole.name, config)
         self.model_type: str = self.config.model_type
         named = dialect or self.settings.get("dialect")
         self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
         limit_pixels(self.processor, min_pixels, max_pixels)
+
+    def _base(self) -> Base | None:
+        if not is_adapter(self.name):
+            return None
+        if not self.merges:
+            found = f"model {self.name}: found an adapter, which {self.engine} is not given alone"
+            raise BadData(f"{found}: {merge_remedy(self.name)}")
+        return base_of(self.name, self.settings)
 
     def ends(self) -> frozenset[int]:
         """Ids of the tokens that end a completion."""
@@ -129,7 +134,7 @@ class LocalModel(Batched):
         ends = self.processor.tokenizer.convert_ids_to_tokens(sorted(self.ends()))
         return {
             "name": self.given,
-            "revision": revision_of(self.name, self.config),
+            "revision": revision_of(self.name, self.config, self.base),
             "backend": self.engine,
             "model_type": self.model_type,
             "image": image_limits(self.processor),
@@ -145,16 +150,24 @@ class TransformersBackend(LocalModel):
     """
 
     engine = "transformers"
+    merges = True
 
     def __init__(
         self, model: str | Path, *, device: str | None = None, dtype: str | None = None, sharing: Sharing | None = None, **options: Any
     ) -> None:
         super().__init__(model, **options)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = _dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
-        self.model = loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype))
+        usual = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.dtype = torch_dtype(dtype) if dtype else usual
+        self.model = self._load()
         self.model.to(self.device).eval()
         self.sharing = sharing
+
+    def _load(self) -> Any:
+        if self.base:
+            return load_adapted(self.name, self.base, self.dtype)
+        load = transformers.AutoModelForImageTextToText.from_pretrained
+        return loaded(self.name, partial(load, self.name, dtype=self.dtype))
 
     def about(self, max_new_tokens: int) -> dict[str, Any]:
         """As any local model, and where and in what precision it ran."""
@@ -238,15 +251,38 @@ def check_model_folder(name: str | Path) -> None:
         if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # a hub id is `owner/name`
             raise BadData(f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name")
         return
+    if is_adapter(folder):
+        found = f"model {folder}: found an adapter, expected a whole model"
+        raise BadData(f"{found}: {merge_remedy(folder)}")
     if not (folder / "config.json").is_file():
-        remedy = "merge the adapter into its base model first" if (folder / "adapter_config.json").is_file() else "name a checkpoint folder"
-        raise BadData(f"model {folder}: expected config.json in the folder, found none: {remedy}")
+        found = f"model {folder}: expected config.json in the folder, found none"
+        raise BadData(f"{found}: name a checkpoint folder")
     for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
-        if not any((folder / name).is_file() for name in names):
+        if not has_any(folder, names):
             raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder")
 
 
-def _dtype(name: str) -> torch.dtype:
+def has_any(folder: str | Path, names: Sequence[str]) -> bool:
+    """Whether one of these files lies in a folder."""
+    return any((Path(folder) / name).is_file() for name in names)
+
+
+def load_adapted(adapter: str | Path, base: Base, dtype: torch.dtype) -> Any:
+    """The model that an adapter and its base make. Raises BadData for a base that is none."""
+    check_model_folder(base.name)
+    return loaded(f"{adapter} on {base.name}", lambda: load_merged(adapter, base, dtype))
+
+
+def processor_of(adapter: str | Path, base: Base) -> Any:
+    """The processor beside an adapter, which knows the run's image limits; else its base's."""
+    if has_any(adapter, PROCESSOR_FILES) and has_any(adapter, TOKENIZER_FILES):
+        return load_processor(str(adapter))
+    check_model_folder(base.name)
+    return load_processor(base.name, **base.options())
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of that name. Raises BadData."""
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
         raise BadData(f"dtype {name!r} is not known: expected float32, bfloat16 or float16")
@@ -262,16 +298,22 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
         raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
 
 
-def _load_processor(name: str) -> Any:
-    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name))
+def load_processor(name: str, **options: Any) -> Any:
+    """The processor of a folder or hub id. Raises BadData where it is none of images and text."""
+    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name, **options))
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         found = type(processor).__name__
         raise BadData(f"model {name!r}: found {found}, expected a processor of images and text: copy its base model's processor files")
     return processor
 
 
-def revision_of(name: str, config: Any) -> str | None:
-    """Which weights these are: a hub model's commit, a folder's sha256 over the files that its answers depend on."""
+def revision_of(name: str, config: Any, base: Base | None = None) -> str | None:
+    """Which weights these are: a hub model's commit, a sha256 of what a folder's answers depend on.
+
+    Those of an adapter are its own and its base's, whose `config` is given.
+    """
+    if base:
+        return f"{folder_revision(Path(name))} on {revision_of(base.name, config)}"
     return folder_revision(Path(name)) if Path(name).is_dir() else getattr(config, "_commit_hash", None)
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from ..data.samples import replacing
 from ..policy import model_folder
 from ..records import BadData
+from .adapters import is_adapter, merge_remedy
 from .asking import folder_revision
 
 ENVIRONMENT = ".venv-general"
@@ -41,6 +42,9 @@ def run_general(
     if not names:
         raise BadData("--general: expected names of benchmarks such as mmstar,mmbench_en_dev, found none")
     (program, version), folder = find_program(python), model_folder(model)
+    if is_adapter(folder):
+        found = f"--general: found an adapter in {folder}, expected a whole model"
+        raise BadData(f"{found}: {merge_remedy(folder)}")
     revision = folder_revision(Path(folder)) if Path(folder).is_dir() else None
     earlier = _earlier(output, str(model), revision)
     words = ["--model", _kind(folder, arguments), "--model_args", _model_args(folder, device), "--tasks", ",".join(names)]

@@ -1,23 +1,54 @@
-"""Checkpoints that can be trusted after a kill: a marker is written last, and only marked ones are resumed."""
+"""Checkpoints that can be trusted after a kill, and used by themselves.
+
+A marker is written last, and only marked ones are resumed.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..policy import SETTINGS_FILE
+from ..evaluation.adapters import CONFIG, is_adapter, read_adapter_config
+from ..evaluation.merging import write_settings
 from ..records import BadData
 
 MARKER = "COMPLETE"
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once everything in it has been written."""
+    """Writes a run's `settings` into each checkpoint; marks it once all processes have written."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # random numbers, and shards where there are any
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / MARKER).touch()
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            complete(folder, self.settings)
+            (folder / MARKER).touch()
+
+
+def complete(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes perception_r1.json into a folder with weights, and what an adapter belongs to."""
+    if is_adapter(folder):
+        _record_base(folder, settings)
+    write_settings(folder, settings)
+
+
+def _record_base(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Lets PEFT find an adapter's base from anywhere: by absolute path, or by id and revision."""
+    config = read_adapter_config(folder)
+    seen = Path(config["base_model_name_or_path"])
+    if revision := settings.get("revision"):  # what was loaded is a copy in the hub's cache
+        config |= {"base_model_name_or_path": settings["base"], "revision": revision}
+    elif seen.is_dir():
+        config["base_model_name_or_path"] = str(seen.absolute())
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def step_of(checkpoint: str | Path | None) -> int:
@@ -49,8 +80,3 @@ def prepare_output(args: TrainingArguments, resume: bool) -> str | None:
     if args.save_total_limit == 1:
         raise BadData("save_total_limit 1: expected at least 2, because a kill while the one checkpoint is written would leave none")
     return checkpoint if resume else None
-
-
-def write_settings(folder: str | Path, settings: dict[str, Any]) -> None:
-    """Writes `perception_r1.json` beside a checkpoint, so that `evaluate` and `demo` need only the folder."""
-    (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,13 +4,14 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from PIL import Image
 
 from ..data.rows import sample_from_row, sample_to_row
 from ..data.samples import open_image, replacing
@@ -34,16 +35,24 @@ def unpacked(text: str) -> Sample:
     return sample_from_row(json.loads(text), Path("/"), "dataset row")
 
 
-def _opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+Shrinking = Callable[[Image.Image], Image.Image]
+"""Makes an opened picture as small as the model sees it: `pictures.Shrink` of a run's processor."""
+
+
+def _opened(batch: dict[str, list[Any]], shrink: Shrinking | None) -> dict[str, list[Any]]:
     """A batch with its images. A group's rows are one sample: its image is opened once."""
     packs = [pack[0] if isinstance(pack, list) else pack for pack in batch["sample"]]
-    images = {pack: open_image(unpacked(pack)) for pack in dict.fromkeys(packs)}
-    return {**batch, "images": [[images[pack]] for pack in packs]}
+    opened = {pack: open_image(unpacked(pack)) for pack in dict.fromkeys(packs)}
+    if shrink:
+        opened = {pack: shrink(picture) for pack, picture in opened.items()}
+    return {**batch, "images": [[opened[pack]] for pack in packs]}
 
 
-def _lazily(rows: Iterator[dict[str, Any]], path: Path | None) -> Dataset:
+def _lazily(
+    rows: Iterator[dict[str, Any]], path: Path | None, shrink: Shrinking | None
+) -> Dataset:
     dataset = Dataset.from_list(list(rows)) if path is None else _on_disk(rows, path)
-    dataset.set_transform(_opened)
+    dataset.set_transform(partial(_opened, shrink=shrink))
     return dataset
 
 
@@ -57,21 +66,35 @@ def _on_disk(rows: Iterator[dict[str, Any]], path: Path) -> Dataset:
     return Dataset.from_file(str(path))
 
 
-def prompt_dataset(samples: Iterable[Sample], tasks: Mapping[str, Task], path: Path | None = None) -> Dataset:
+def prompt_dataset(
+    samples: Iterable[Sample],
+    tasks: Mapping[str, Task],
+    path: Path | None = None,
+    shrink: Shrinking | None = None,
+) -> Dataset:
     """Rows for GRPO: `prompt` (the conversation up to the answer), `images` (one picture), `sample` (packed).
 
     They lie in a file at `path` while the dataset is used, or in memory where there is none.
+    Pictures go through `shrink`.
     """
     rows = ({"prompt": [{"role": "user", "content": tasks[sample.task].prompt(sample)}], "sample": packed(sample)} for sample in samples)
-    return _lazily(rows, path)
+    return _lazily(rows, path, shrink)
 
 
 def conversation_dataset(
-    samples: Iterable[Sample], tasks: Mapping[str, Task], frame: Callable[[Sample], Frame], turns: int, path: Path | None = None
+    samples: Iterable[Sample],
+    tasks: Mapping[str, Task],
+    frame: Callable[[Sample], Frame],
+    turns: int,
+    path: Path | None = None,
+    shrink: Shrinking | None = None,
 ) -> Dataset:
-    """Rows for SFT: `messages`, up to `turns` questions about one image with their true answers, and `images`; `path` as above."""
+    """Rows for SFT: `messages`, up to `turns` questions about an image with true answers; `images`.
+
+    `path` and `shrink` as above.
+    """
     rows = ({"messages": _messages(group, tasks, frame), "sample": [packed(group[0])]} for group in conversations(samples, turns))
-    return _lazily(rows, path)
+    return _lazily(rows, path, shrink)
 
 
 def conversations(samples: Iterable[Sample], turns: int) -> Iterator[list[Sample]]:

@@ -1,40 +1,55 @@
 """Group-relative policy optimisation with rewards from physical truth: one run of a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import release_memory
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
+from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
-from .checkpoints import MarkComplete, step_of, write_settings
+from ..evaluation.waiting import patience
+from .checkpoints import MarkComplete, step_of
 from .comparison import Comparison
 from .console import ShortLog, quiet
 from .curriculum import Stage, plan
 from .dataset import drawn, processor_frame, prompt_dataset
 from .group_shared import GroupSharedTrainer
-from .prepare import Prepared, init_kwargs, prepare, rows_file
+from .loading import adapter_config, init_kwargs, quantization
+from .pictures import Shrink
+from .prepare import Prepared, prepare, rows_file
 from .recipe import RecipeArguments, load_recipe
 from .reward import PerceptionReward, keep_before, write_parquet
+from .saving import SavesWhole, finish, save_weights, settings_of
+
+
+class Trainer(SavesWhole, GroupSharedTrainer):
+    """The trainer of a run: a group shares what it can, and weights are saved whole."""
 
 
 def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     """Runs a GRPO recipe and returns its output folder: checkpoint, rollouts.parquet, metrics.json and report.html."""
     ours, args, model_args = load_recipe(recipe, overrides, GRPOConfig)
-    ready = prepare(ours, args, matching=ours.matching, iou_shape=ours.iou_shape, weights=ours.term_weights())
+    quantized = quantization(model_args)
+    weights = ours.term_weights()
+    rewarded = {"matching": ours.matching, "iou_shape": ours.iou_shape, "weights": weights}
+    ready = prepare(ours, args, revision=model_args.model_revision, **rewarded)
+    settings = settings_of(ours, args, model_args, ready) | rewarded
     args.remove_unused_columns = False
     args.model_init_kwargs = init_kwargs(args, model_args)
     output, done = Path(str(args.output_dir)), step_of(ready.checkpoint)
     samples = drawn(ready.samples, ready.samples.probabilities(), args.seed)
     stages = plan(ours, args, samples, done)
     keep_before(_rollouts(args), done)
-    build = partial(_trainer, ours, model_args, ready, prompt_dataset(samples, ready.tasks, rows_file(args)))
+    comparison = Comparison(ours, args, ready) if args.process_index == 0 else None
+    rows = prompt_dataset(samples, ready.tasks, rows_file(args), Shrink(ready.processor))
+    build = partial(_trainer, ours, model_args, ready, rows, settings, quantized)
     trainer = build(stages[0])
-    comparison = Comparison(ours, args, ready) if trainer.is_world_process_zero() else None
-    if comparison:
-        comparison.measure("before", ready.model)
+    with patience():
+        if comparison:
+            comparison.measure("before", ready.model)
     quiet(trainer, log := ShortLog())
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     for ended, stage in pairwise(stages):
@@ -44,12 +59,16 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         quiet(trainer := build(stage), log)
         trainer.train(resume_from_checkpoint=str(output / f"checkpoint-{ended.end}"))
     rows_file(args).unlink()
-    _save(trainer, ours, args, ready)
-    if trainer.is_world_process_zero():
-        write_parquet(list(output.glob("rollouts-*.jsonl")), output / "rollouts.parquet")
+    _save(trainer, output)
+    history = trainer.state.log_history
+    trainer.accelerator.free_memory()
+    del trainer
+    release_memory()  # policy, reference and optimizer make room for what is merged and measured
     if comparison:
+        finish(output, ready.processor, settings, adapted=model_args.use_peft)
+        write_parquet(list(output.glob("rollouts-*.jsonl")), output / "rollouts.parquet")
         comparison.measure("after", output)
-        comparison.report(trainer.state.log_history)
+        comparison.report(history)
     return output
 
 
@@ -57,32 +76,30 @@ def _rollouts(args: GRPOConfig) -> Path:
     return Path(str(args.output_dir)) / f"rollouts-{args.process_index}.jsonl"
 
 
-def _trainer(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared, dataset: Dataset, stage: Stage) -> GroupSharedTrainer:
+def _trainer(
+    ours: RecipeArguments,
+    model_args: ModelConfig,
+    ready: Prepared,
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    quantized: Any,
+    stage: Stage,
+) -> Trainer:
     frame = processor_frame(ready.processor)
-    return GroupSharedTrainer(
+    return Trainer(
         model=ready.model,
         reward_funcs=PerceptionReward(ready.tasks, frame, ready.processor.tokenizer, _rollouts(stage.args)),
         args=stage.args,
         train_dataset=dataset if stage.order is None else dataset.select(stage.order),
         processing_class=ready.processor,
-        peft_config=get_peft_config(model_args),
-        callbacks=[MarkComplete(), *stage.callbacks()],
+        quantization_config=quantized,
+        peft_config=adapter_config(ready.model, model_args),
+        callbacks=[MarkComplete(settings), *stage.callbacks()],
         share=ours.shared_prefix,
     )
 
 
-def _save(trainer: GRPOTrainer, ours: RecipeArguments, args: GRPOConfig, ready: Prepared) -> None:
-    """Writes a checkpoint that loads by itself: with PEFT the adapter is kept beside it and merged into it."""
-    output = Path(str(args.output_dir))
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        trainer.save_model(str(output / "adapter"))
-        if trainer.is_world_process_zero():
-            model.merge_and_unload().save_pretrained(output)
-    else:
-        trainer.save_model(str(output))
+def _save(trainer: GRPOTrainer, output: Path) -> None:
+    save_weights(trainer, output)
     if trainer.is_world_process_zero():
-        ready.processor.save_pretrained(output)
         trainer.create_model_card(model_name=output.name)
-        prompts = {name: task.prompt(next(sample for sample in ready.samples if sample.task == name)) for name, task in ready.tasks.items()}
-        write_settings(output, {"task": ours.task, "dialect": ready.dialect.name, "prompt": prompts, "thinking": ours.thinking, "base": ours.model})

@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from trl import ModelConfig
+from huggingface_hub import snapshot_download
 
 from ..data.mixture import Mixture, load_data
 from ..dialects import Dialect, dialect_named, dialect_of_model
 from ..evaluation.asking import installed_vllm
-from ..evaluation.backends import check_model_folder, limit_pixels
+from ..evaluation.backends import check_model_folder, limit_pixels, load_processor, loaded
+from ..records import BadData
 from ..tasks import Task
 from .checkpoints import prepare_output
 from .cpu import keep_freed_memory
 from .dataset import tasks_for, with_images
 from .recipe import RecipeArguments, resolve_model
+
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+"""What a model on a hub is made of; not weights that would run code when they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,9 @@ def dialect_for(model: str, named: str | None) -> Dialect:
     return dialect_named(named) if named else dialect_of_model(transformers.AutoConfig.from_pretrained(model).model_type)
 
 
-def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
+def prepare(
+    ours: RecipeArguments, args: Any, *, revision: str = "main", **task_settings: Any
+) -> Prepared:
     """Loads and checks what a run needs besides the weights. Raises BadData for what is not right."""
     if getattr(args, "use_vllm", False):
         installed_vllm()
@@ -43,10 +49,10 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
         keep_freed_memory()
     samples = load_data(ours.data, ours.task)  # before a hub is asked for a model
     checkpoint = prepare_output(args, ours.resume)
-    model = resolve_model(ours.model, args.output_dir)
+    model = at_revision(resolve_model(ours.model, args.output_dir), revision)
     check_model_folder(model)
     dialect = dialect_for(model, ours.dialect)
-    processor = transformers.AutoProcessor.from_pretrained(model)
+    processor = load_processor(model)
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
     tasks = tasks_for(with_images(samples, f"data {ours.data}"), dialect=dialect, thinking=ours.thinking, **task_settings)
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
@@ -58,11 +64,21 @@ def _largest(processor: Any, max_pixels: int | None) -> int | None:
     return min(max_pixels, size["longest_edge"]) if max_pixels and "longest_edge" in size else max_pixels
 
 
-def init_kwargs(args: Any, model_args: ModelConfig) -> dict[str, Any]:
-    """What a recipe says of loading the model (dtype, attention, revision), as TRL's trainers take it."""
-    given = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation, "revision": model_args.model_revision}
-    declared: Any = args.model_init_kwargs or {}
-    return {name: value for name, value in given.items() if value is not None} | declared
+def at_revision(model: str, revision: str) -> str:
+    """The folder or hub id to load for a `model_revision`: for another than main a folder of it.
+
+    Weights, reference, processor, config and the measuring before training all read that folder.
+    Raises BadData.
+    """
+    if revision == "main":
+        return model
+    if Path(model).is_dir():
+        found = f"model_revision is {revision!r}, but model {model} is a folder, which has none"
+        raise BadData(f"{found}: leave it out")
+    check_model_folder(model)
+    name = f"{model} at {revision}"
+    files: Any = {"revision": revision, "allow_patterns": MODEL_FILES}
+    return loaded(name, lambda: snapshot_download(model, **files))
 
 
 def rows_file(args: Any) -> Path:

@@ -15,6 +15,7 @@ from .. import recipes
 from ..policy import model_folder, tiny
 from ..records import BadData
 from ..tasks import parse_weights
+from .keys import check_given
 
 T = TypeVar("T", bound=TrainingArguments)
 
@@ -85,6 +86,7 @@ def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple
     known = {action.dest for action in parser._actions}
     settings = _settings(recipe)
     typed = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
+    given = {*settings, *typed}
     _check_keys([*settings, *typed], known, recipe)
     settings = {"output_dir": f"runs/{Path(recipe).stem}", **settings}
     parser.set_defaults_with_config(**settings)
@@ -93,6 +95,7 @@ def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple
     except (ValueError, SystemExit, argparse.ArgumentError) as error:
         raise BadData(f"recipe {recipe}: {error}") from error
     parse_weights(ours.weights)
+    check_given(given, ours, trl, model)
     return ours, trl, model
 
 

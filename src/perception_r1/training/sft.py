@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import release_memory
 from torch.optim import Optimizer
-from trl import SFTConfig, SFTTrainer, get_peft_config
+from trl import SFTConfig, SFTTrainer
 
-from .checkpoints import MarkComplete, write_settings
+from .checkpoints import MarkComplete
 from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
-from .prepare import init_kwargs, prepare, rows_file
+from .loading import adapter_config, init_kwargs, quantization
+from .pictures import Shrink
+from .prepare import prepare, rows_file
 from .recipe import load_recipe
+from .saving import SavesWhole, finish, save_weights, settings_of
 
 
-class TwoRateTrainer(SFTTrainer):
+class TwoRateTrainer(SavesWhole, SFTTrainer):
     """TRL's trainer with a learning rate of its own for the vision tower, where `vision_learning_rate` is set."""
 
     vision_learning_rate: float | None = None
@@ -34,7 +38,9 @@ class TwoRateTrainer(SFTTrainer):
 def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     """Runs an SFT recipe and returns its output folder: a Hugging Face checkpoint with its processor."""
     ours, args, model_args = load_recipe(recipe, overrides, SFTConfig)
-    ready = prepare(ours, args)
+    quantized = quantization(model_args)
+    ready = prepare(ours, args, revision=model_args.model_revision)
+    settings = settings_of(ours, args, model_args, ready) | {"shown": ours.shown or ours.data}
     args.remove_unused_columns = False
     args.model_init_kwargs = init_kwargs(args, model_args)
     args.assistant_only_loss = True
@@ -42,21 +48,26 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     samples = drawn(ready.samples, ready.samples.probabilities(), args.seed)
     frame = processor_frame(ready.processor)
+    rows = conversation_dataset(
+        samples, ready.tasks, frame, ours.turns, rows_file(args), Shrink(ready.processor)
+    )
     trainer = TwoRateTrainer(
         model=ready.model,
         args=args,
-        train_dataset=conversation_dataset(samples, ready.tasks, frame, ours.turns, rows_file(args)),
+        train_dataset=rows,
         processing_class=ready.processor,
-        peft_config=get_peft_config(model_args),
-        callbacks=[MarkComplete()],
+        quantization_config=quantized,
+        peft_config=adapter_config(ready.model, model_args),
+        callbacks=[MarkComplete(settings)],
     )
     trainer.vision_learning_rate = ours.vision_learning_rate
     quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     rows_file(args).unlink()
     output = Path(str(args.output_dir))
-    trainer.save_model(str(output))
-    if trainer.is_world_process_zero():
-        ready.processor.save_pretrained(output)
-        write_settings(output, {"task": ours.task, "dialect": ready.dialect.name, "thinking": ours.thinking, "shown": ours.shown or ours.data})
+    save_weights(trainer, output)
+    del trainer
+    release_memory()  # an adapter's base takes its room
+    if args.process_index == 0:
+        finish(output, ready.processor, settings, adapted=model_args.use_peft)
     return output
