@@ -25,6 +25,7 @@ from tests.small_families import FAMILIES, completions, prompts, small_model
 from perception_r1.evaluation.gpu import avoid_cudnn_attention
 from perception_r1.evaluation.vision_windows import batch_windows
 from perception_r1.training import rollouts
+from perception_r1.training.precision import halve_linears
 from perception_r1.training.rollouts import prefill_once
 from perception_r1.training.shared_prefix import Packed, pack, share_prefix, shared_logps
 
@@ -98,9 +99,6 @@ def held_gib() -> float:
     return torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
 
 
-# ------------------------------------------------------------------------- a model and its input
-
-
 def real_shape(setting: Setting) -> Any:
     """The policy as a recipe loads it, with random weights, ready for packed rows."""
     marks = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END}
@@ -148,9 +146,6 @@ def packed_of(model: Any, given: dict[str, Tensor]) -> Packed:
         mm_token_type_ids=given["types"],
         image_grid_thw=given["image_grid_thw"],
     )
-
-
-# ----------------------------------------------------------------------------------- sections
 
 
 def exactness(setting: Setting) -> None:
@@ -273,7 +268,6 @@ def _rollouts(model: Any, given: dict[str, Tensor], setting: Setting, count: int
     torch.manual_seed(0)
     config = GenerationConfig(max_new_tokens=count, do_sample=True, top_k=0, pad_token_id=0)
     settings = {"mm_token_type_ids": given["types"], "generation_config": config}
-    settings |= {"return_dict_in_generate": False}
     pick, kept = rollouts._next_tokens, []
 
     def noted(scores: Tensor, *rest: Any) -> Tensor:
@@ -335,7 +329,7 @@ def forward(setting: Setting) -> None:
         alone = median_ms(encode, 3)
         with setting.autocast():
             setting.say(vision_float32_ms=alone, vision_autocast_ms=median_ms(encode, 3))
-        setting.say(reference_ms=median_ms(logps, 3), reference_peak_gib=peak_gib(logps))
+        _reference(model, logps, setting)
     for checkpointing in (True, False):
         if checkpointing:
             model.gradient_checkpointing_enable()
@@ -343,6 +337,19 @@ def forward(setting: Setting) -> None:
             model.gradient_checkpointing_disable()
         found = {"policy_ms": median_ms(policy, 3), "peak_gib": peak_gib(policy)}
         setting.say(checkpointing=checkpointing, **found, **_kernels(policy, setting))
+
+
+def _reference(model: Any, logps: Callable[[], Tensor], setting: Setting) -> None:
+    """The frozen reference with its linear weights in float32, and in bfloat16 as ours holds them."""
+    held, found = held_gib(), {"float32_ms": median_ms(logps, 3)}
+    exact = logps()
+    kept = {name: weights.data for name, weights in model.named_parameters()}
+    halve_linears(model, torch.bfloat16)
+    found |= {"half_ms": median_ms(logps, 3), "peak_gib": peak_gib(logps)}
+    identical = torch.equal(logps(), exact)
+    for name, weights in model.named_parameters():
+        weights.data = kept.pop(name)
+    setting.say(reference=found, identical=identical, held_gib=held)
 
 
 def _kernels(work: Callable[[], Any], setting: Setting) -> dict[str, Any]:
