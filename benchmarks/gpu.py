@@ -52,7 +52,7 @@ def steps(setting: Setting) -> None:
     folder.mkdir()
     build_model(setting.model, folder, setting.device)
     torch.cuda.empty_cache()
-    arms = (("stock", True, True), ("stock", True, False), ("ours", True, False), ("ours", False, False))
+    arms = (("ours", True, False), ("stock", True, True), ("ours", False, False), ("stock", True, False))
     for arm, checkpointing, cudnn in arms:
         settings = {"checkpointing": checkpointing, "cudnn": cudnn}
         rows = take_turns(_case(setting, folder, **settings), (arm,))[arm]

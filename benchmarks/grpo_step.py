@@ -226,7 +226,7 @@ def run_arm(pipe: Any, arm: str, case: Case) -> None:
             per_device_train_batch_size=case.group, num_generations=case.group, gradient_accumulation_steps=case.prompts,
             max_completion_length=case.answer_tokens, generation_kwargs={"min_new_tokens": case.answer_tokens},
             gradient_checkpointing=case.checkpointing, bf16=case.bf16, use_cpu=case.device == "cpu", remove_unused_columns=False,
-            model_init_kwargs={"dtype": "bfloat16" if case.bf16 else "float32"}, dataloader_pin_memory=case.device != "cpu",
+            model_init_kwargs={"dtype": "float32"}, dataloader_pin_memory=case.device != "cpu",
             report_to="none", logging_strategy="no", save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         trainer = clocked_trainer(ARMS[arm], clock, meta)(
