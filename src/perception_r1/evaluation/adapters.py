@@ -145,12 +145,15 @@ def _untie(adapted: Any) -> None:
     ends = adapted.get_input_embeddings(), adapted.get_output_embeddings()
     if not any(isinstance(end, BaseTunerLayer) for end in ends):
         return
-    embedding, head = (
-        end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends
-    )
+    embedding, head = (_bare(end) for end in ends)
     if head.weight is not embedding.weight:
         return
     head.weight = nn.Parameter(head.weight.detach().clone())
     config = adapted.config
     for part in (config, config.get_text_config()):
         part.tie_word_embeddings = False
+
+
+def _bare(layer: Any) -> Any:
+    """A layer without its adapter."""
+    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
