@@ -37,6 +37,8 @@ class Reply(NamedTuple):
     completion: str
     finish: str
     frame: Frame
+    sized: bool = True
+    """Whether the frame says what size the model saw. Else nobody knows, and the dialect does not need it."""
 
 
 @dataclass(frozen=True, kw_only=True)

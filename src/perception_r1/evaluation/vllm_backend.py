@@ -28,6 +28,7 @@ class VllmBackend(LocalModel):
         self.dtype = dtype or "auto"
         self._generation = loaded(self.name, self._generation_config)
         limits = image_limits(self.processor)
+        self._sized = "max_pixels" in limits or self.dialect.reads_size_seen
         kwargs = {"mm_processor_kwargs": limits} if "max_pixels" in limits else {}
         self._llm = self._vllm.LLM(model=self.name, dtype=self.dtype, limit_mm_per_prompt={"image": 1}, **kwargs)
 
@@ -73,7 +74,8 @@ class VllmBackend(LocalModel):
     def _reply(self, output: Any, frame: Any) -> Reply:
         ends = self.ends()
         ids = [token for token in output.token_ids if token not in ends]  # the last may be the end itself
-        return Reply(decode_completions(self.processor.tokenizer, [ids])[0], "length" if output.finish_reason == "length" else "stop", frame)
+        text = decode_completions(self.processor.tokenizer, [ids])[0]
+        return Reply(text, "length" if output.finish_reason == "length" else "stop", frame, self._sized)
 
 
 def _vllm() -> Any:
