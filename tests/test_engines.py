@@ -44,7 +44,7 @@ def test_every_trainer_is_given_the_totals_of_the_task(task: str) -> None:
     easy = REWARDS.easyr1(inputs)
     assert [found["overall"] for found in easy] == totals
     assert all(set(found) == {"overall", "accuracy", *TASKS[task].TERMS} for found in easy)
-    assert [found["accuracy"] for found in easy][0] == 1
+    assert easy[0]["accuracy"] == 1
     assert all(0 <= found["accuracy"] <= 1 for found in easy)  # by which EasyR1 filters groups
 
 

@@ -119,7 +119,7 @@ def unknown_size(dialect: Dialect) -> str:
     """What is wrong where an answer needs the size seen and nothing says it, with the remedy."""
     remedy = 'expected "seen": [width, height] with the answer'
     if dialect.factor is not None:
-        remedy += ", or the limit of the model's processor with --max-pixels (and --min-pixels)"
+        remedy += ", or the limit of the model's processor: --max-pixels (max_pixels in Python)"
     return (
         f"{dialect.name} writes pixels of the resized image, "
         f"and nothing says to what size it was resized: {remedy}"

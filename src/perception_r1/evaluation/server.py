@@ -21,6 +21,7 @@ import openai
 from PIL import Image
 
 from ..dialects import DIALECTS, Dialect, dialect_named
+from ..endings import without_ends
 from ..frames import PixelLimits
 from ..records import BadData
 from .asking import Question, Reach, Reply
@@ -103,7 +104,7 @@ class ServerBackend:
         if seen is None and self.limits["needed"]:
             seen = self._pixels.size(sample, self.dialect)
         frame = self._pixels.frame(sample, self.dialect, seen, "")
-        return question, Reply(completion, finish, frame, seen is not None)
+        return question, Reply(without_ends(completion), finish, frame, seen is not None)
 
     def _complete(self, content: Any, max_new_tokens: int) -> tuple[str, str]:
         """Text and finish of the reply to one message. Raises OSError in one line."""
