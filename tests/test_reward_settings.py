@@ -1,4 +1,6 @@
-"""One way from settings to rewards: what training, score, probe, show, the demo and other trainers make of the same settings."""
+"""One way from settings to rewards: what training, score, probe, show, the demo and other
+trainers make of the same settings.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -33,7 +35,9 @@ NEAR = "dog: [10, 10, 50, 42]"
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+def run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ran]:
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> Ran:
@@ -48,27 +52,48 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 def data(*tasks: str, **fields: Any) -> Path:
     path = Path("data.jsonl")
-    rows = [ROWS[task] | {"id": f"{task}-{k}", "task": task} | fields for k, task in enumerate(tasks)]
+    rows = [
+        ROWS[task] | {"id": f"{task}-{k}", "task": task} | fields for k, task in enumerate(tasks)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     Image.new("RGB", (100, 80)).save("a.png")
     return path
 
 
-# --- what belongs to some tasks only ----------------------------------------------------------------------------------
+# --- what belongs to some tasks only --------------------------------------------------------------
 def test_a_weight_is_for_the_tasks_that_have_its_term() -> None:
-    tasks = RewardSettings(weights={"iou": 2, "distance": 0.5, "format": 0}).tasks_named(["grounding", "counting"])
-    assert (tasks["grounding"].weights, tasks["counting"].weights) == ({"iou": 2, "format": 0}, {"distance": 0.5, "format": 0})
+    tasks = RewardSettings(weights={"iou": 2, "distance": 0.5, "format": 0}).tasks_named(
+        ["grounding", "counting"]
+    )
+    assert (tasks["grounding"].weights, tasks["counting"].weights) == (
+        {"iou": 2, "format": 0},
+        {"distance": 0.5, "format": 0},
+    )
 
 
 UNUSED = {
-    "a term of no task there": ({"weights": {"iou": 2}}, ["counting"], "weights: counting has no term iou: expected format, distance"),
-    "of two": ({"weights": {"edit": 2}}, ["counting", "grounding"], "counting and grounding have no term edit: expected format, distance, iou"),
-    "a shape": ({"iou_shape": "giou"}, ["counting", "ocr"], "iou_shape 'giou' is for grounding, found it for samples of counting and ocr"),
+    "a term of no task there": (
+        {"weights": {"iou": 2}},
+        ["counting"],
+        "weights: counting has no term iou: expected format, distance",
+    ),
+    "of two": (
+        {"weights": {"edit": 2}},
+        ["counting", "grounding"],
+        "counting and grounding have no term edit: expected format, distance, iou",
+    ),
+    "a shape": (
+        {"iou_shape": "giou"},
+        ["counting", "ocr"],
+        "iou_shape 'giou' is for grounding, found it for samples of counting and ocr",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", UNUSED)
-def test_a_setting_that_no_task_of_the_data_has_is_refused_by_every_command(case: str, run: Callable[..., Ran]) -> None:
+def test_a_setting_that_no_task_of_the_data_has_is_refused_by_every_command(
+    case: str, run: Callable[..., Ran]
+) -> None:
     settings, tasks, message = UNUSED[case]
     with pytest.raises(BadData, match=message) as error:
         RewardSettings(**settings).tasks_named(tasks)
@@ -76,10 +101,18 @@ def test_a_setting_that_no_task_of_the_data_has_is_refused_by_every_command(case
     with pytest.raises(BadData, match=message):
         probe(str(data(*tasks)), settings=ProbeSettings(**settings))
     name, value = next(iter(settings.items()))
-    said = value if isinstance(value, str) else ",".join(f"{term}={weight}" for term, weight in value.items())
+    said = (
+        value
+        if isinstance(value, str)
+        else ",".join(f"{term}={weight}" for term, weight in value.items())
+    )
     words = [f"--{name.replace('_', '-')}", said]
     data(*tasks, completion="none")
-    for command in (["score", "data.jsonl"], ["show", "data.jsonl", "-o", "x.html"], ["probe", "--data", "data.jsonl"]):
+    for command in (
+        ["score", "data.jsonl"],
+        ["show", "data.jsonl", "-o", "x.html"],
+        ["probe", "--data", "data.jsonl"],
+    ):
         ran = run(*command, *words)
         assert ran.code == 1
         assert message in ran.err
@@ -95,11 +128,15 @@ def test_training_refuses_it_before_a_model_is_loaded(case: str, run: Callable[.
         dataset.tasks_for(samples, dialect=dialect_named("plain"), **settings)
 
 
-def test_a_mixture_trains_with_weights_of_terms_that_some_of_its_tasks_have(run: Callable[..., Ran]) -> None:
+def test_a_mixture_trains_with_weights_of_terms_that_some_of_its_tasks_have(
+    run: Callable[..., Ran],
+) -> None:
     dataset = pytest.importorskip("perception_r1.training.dataset")
     samples = load_data(str(data("grounding", "counting", "ocr")))
     weights = {"iou": 2.0, "edit": 0.0, "format": 0.5}
-    tasks = dataset.tasks_for(samples, dialect=dialect_named("plain"), iou_shape="squared", weights=weights)
+    tasks = dataset.tasks_for(
+        samples, dialect=dialect_named("plain"), iou_shape="squared", weights=weights
+    )
     scored = ScoreSettings(dialect="plain", iou_shape="squared", weights=weights)
     assert set(tasks) == {"grounding", "counting", "ocr"}
     for sample in samples:
@@ -115,7 +152,9 @@ def test_a_mixture_trains_with_weights_of_terms_that_some_of_its_tasks_have(run:
     (["--weights", "iou=-1"], "expected a finite number of at least 0"),
     (["--dialect", "klingon"], "dialect 'klingon' is not known"),
 ])  # fmt: skip
-def test_a_recipe_with_no_such_setting_is_refused_before_any_data_is_read(words: list[str], message: str, run: Callable[..., Ran]) -> None:
+def test_a_recipe_with_no_such_setting_is_refused_before_any_data_is_read(
+    words: list[str], message: str, run: Callable[..., Ran]
+) -> None:
     pytest.importorskip("trl")
     Path("mine.yaml").write_text("model: tiny\ndata: nowhere.jsonl\nuse_cpu: true\nbf16: false\n")
     for command in ("grpo", "sft"):
@@ -124,18 +163,23 @@ def test_a_recipe_with_no_such_setting_is_refused_before_any_data_is_read(words:
         assert message in ran.err.splitlines()[-1]
 
 
-# --- the same reward everywhere ---------------------------------------------------------------------------------------
+# --- the same reward everywhere -------------------------------------------------------------------
 SHAPES = {"iou": 0.8, "squared": 0.64, "giou": 0.9, "thresholded": 1.0}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_iou_shape_earns_the_same_wherever_it_is_asked_for(shape: str, run: Callable[..., Ran]) -> None:
+def test_an_iou_shape_earns_the_same_wherever_it_is_asked_for(
+    shape: str, run: Callable[..., Ran]
+) -> None:
     data("grounding", completion=NEAR)
     line = json.loads(run("score", "data.jsonl", "--dialect", "plain", "--iou-shape", shape).out)
     assert line["terms"]["iou"] == pytest.approx(SHAPES[shape])
     row = json.loads(Path("data.jsonl").read_text())
     assert Rewards(dialect="plain", iou_shape=shape).verl("x", NEAR, row)["score"] == line["total"]
-    assert run("show", "data.jsonl", "--dialect", "plain", "--iou-shape", shape, "-o", "x.html").code == 0
+    assert (
+        run("show", "data.jsonl", "--dialect", "plain", "--iou-shape", shape, "-o", "x.html").code
+        == 0
+    )
     assert f"iou {SHAPES[shape]:.3f}" in Path("x.html").read_text()
     (sample,) = load_data("data.jsonl")
     backend = Answering(NEAR)
@@ -151,7 +195,9 @@ class Answering:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def generate(self, prompts: Sequence[str], images: Sequence[Image.Image], *, samples: int, **_: Any) -> list[Reply]:
+    def generate(
+        self, prompts: Sequence[str], images: Sequence[Image.Image], *, samples: int, **_: Any
+    ) -> list[Reply]:
         frames = [frame_of(*image.size, self.dialect) for image in images for _ in range(samples)]
         return [Reply(self.text, "stop", frame) for frame in frames]
 
@@ -161,7 +207,11 @@ def test_the_demo_takes_the_reward_of_a_run() -> None:
     reward = RewardSettings(weights={"iou": 3}, iou_shape="squared", matching="greedy").about()
     policy = policies.Policy(title="Policy", name="one", backend=Answering(NEAR), reward=reward)
     task = policy.task("grounding")
-    assert (task.iou_shape, task.weights, policy.task("counting").matching) == ("squared", {"iou": 3}, "greedy")
+    assert (task.iou_shape, task.weights, policy.task("counting").matching) == (
+        "squared",
+        {"iou": 3},
+        "greedy",
+    )
 
 
 def test_every_reward_setting_of_a_recipe_is_an_option_of_every_command_that_computes_one() -> None:
@@ -171,7 +221,15 @@ def test_every_reward_setting_of_a_recipe_is_an_option_of_every_command_that_com
     commands = typer_main.get_command(app).commands
     for command in ("score", "show", "probe", "demo"):
         options = {parameter.name for parameter in commands[command].params}
-        assert {"matching", "iou_shape", "weights", "thinking", "dialect", "min_pixels", "max_pixels"} <= options, command
+        assert {
+            "matching",
+            "iou_shape",
+            "weights",
+            "thinking",
+            "dialect",
+            "min_pixels",
+            "max_pixels",
+        } <= options, command
     fields = {"matching", "iou_shape", "weights", "thinking", "dialect", "min_pixels", "max_pixels"}
     assert fields == set(ScoreSettings.__dataclass_fields__)
     recipe = pytest.importorskip("perception_r1.training.recipe")
@@ -180,5 +238,9 @@ def test_every_reward_setting_of_a_recipe_is_an_option_of_every_command_that_com
 
 def test_what_a_reward_was_is_said_as_json() -> None:
     settings = RewardSettings(weights={"iou": np.float64(2)}, iou_shape="giou")
-    assert json.loads(json.dumps(settings.about())) == {"matching": "hungarian", "iou_shape": "giou", "weights": {"iou": 2.0}}
+    assert json.loads(json.dumps(settings.about())) == {
+        "matching": "hungarian",
+        "iou_shape": "giou",
+        "weights": {"iou": 2.0},
+    }
     assert RewardSettings(**settings.about()).about() == settings.about()

@@ -15,7 +15,9 @@ END_TOKENS = {
     "SmolVLM, Idefics": ("<end_of_utterance>",),
     "GLM": ("<|user|>", "<|observation|>"),
 }
-"""By family, the tokens that end a reply or fill a batch behind it, as their tokenizers write them."""
+"""By family, the tokens that end a reply or fill a batch behind it, as their tokenizers write
+them.
+"""
 _ENDS = tuple(token for tokens in END_TOKENS.values() for token in tokens)
 
 PLACEHOLDERS = {

@@ -28,7 +28,9 @@ def is_whole(value: Any) -> bool:
 
 
 def stated_size(value: Any, where: str) -> Size | None:
-    """The field `seen` of an answer, or None for an absent one. Raises BadData that begins with `where`."""
+    """The field `seen` of an answer, or None for an absent one. Raises BadData that begins with
+    `where`.
+    """
     if value is None:
         return None
     pair = isinstance(value, list | tuple) and len(value) == 2
@@ -48,7 +50,9 @@ def size_matters(sample: Sample, dialect: Dialect, completion: str | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class PixelLimits:
-    """Between which numbers of pixels a processor resizes. Raises BadData for what cannot be limits."""
+    """Between which numbers of pixels a processor resizes. Raises BadData for what cannot be
+    limits.
+    """
 
     min_pixels: int | None = None
     """None: MIN_PIXELS."""
@@ -76,8 +80,9 @@ class PixelLimits:
         seen: Size | None = None,
         completion: str | None = None,
     ) -> Frame:
-        """The frame of an answer: what it states itself (`seen`) goes before what its sample states, and
-        that before what the limits give. Raises BadData where the size matters and nothing says it.
+        """The frame of an answer: what it states itself (`seen`) goes before what its sample
+        states, and that before what the limits give. Raises BadData where the size matters
+        and nothing says it.
         """
         size = seen or sample.seen
         if size is None and size_matters(sample, dialect, completion):
@@ -86,13 +91,17 @@ class PixelLimits:
         return Frame(width=sample.width, height=sample.height, seen_width=width, seen_height=height)
 
     def size(self, sample: Sample, dialect: Dialect) -> Size:
-        """To what the dialect's processor resizes the sample's image. Raises BadData without a limit."""
+        """To what the dialect's processor resizes the sample's image. Raises BadData without a
+        limit.
+        """
         if self.max_pixels is None or dialect.factor is None:
             raise BadData(f"sample {sample.id!r}: {unknown_size(dialect)}")
         return self.resized(sample.width, sample.height, dialect.factor, self.max_pixels)
 
     def resized(self, width: int, height: int, factor: int, most: int) -> Size:
-        """The size that an image of `width` x `height` becomes, `most` being the largest, in pixels."""
+        """The size that an image of `width` x `height` becomes, `most` being the largest, in
+        pixels.
+        """
         limits = {"min_pixels": self.least, "max_pixels": most}
         return smart_resize(width, height, factor=factor, **limits)
 
@@ -128,7 +137,9 @@ def unknown_size(dialect: Dialect) -> str:
 
 @dataclass(kw_only=True)
 class Sizes:
-    """How many answers whose size matters stated it, and for how many it followed from the limits."""
+    """How many answers whose size matters stated it, and for how many it followed from the
+    limits.
+    """
 
     limits: PixelLimits
     stated: int = 0

@@ -1,7 +1,8 @@
 """From settings to what a completion earns: the one way that training, `score`, `probe`, the demo
 and other trainers take.
 
-Data may be of several tasks. A weight is for the tasks that have its term, `iou_shape` for grounding.
+Data may be of several tasks. A weight is for the tasks that have its term, `iou_shape` for
+grounding.
 """
 
 import math
@@ -19,7 +20,9 @@ from .tasks.grounding import Grounding
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSettings:
-    """How completions are read and what they earn, whatever the task. Raises BadData for a name that is not known."""
+    """How completions are read and what they earn, whatever the task. Raises BadData for a name
+    that is not known.
+    """
 
     dialect: str | Dialect = "qwen2-vl"
     thinking: bool = False
@@ -60,7 +63,9 @@ class RewardSettings:
         return {name: self.tasks[name] for name in wanted}
 
     def check_used(self, names: Iterable[str]) -> None:
-        """Raises BadData for a setting that none of the named tasks has: it would change nothing."""
+        """Raises BadData for a setting that none of the named tasks has: it would change
+        nothing.
+        """
         kinds = [TASKS[name] for name in sorted(set(names))]
         terms = list(dict.fromkeys(term for kind in kinds for term in kind.TERMS))
         said = " and ".join(kind.name for kind in kinds)
@@ -88,4 +93,6 @@ def _check_weights(weights: Any) -> None:
             raise BadData(f"weights: no task has the term {term!r}: expected {expected}")
         number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not number or not math.isfinite(weight) or float(weight) < 0:
-            raise BadData(f"weights: {term} is {weight!r:.40}: expected a finite number of at least 0")
+            raise BadData(
+                f"weights: {term} is {weight!r:.40}: expected a finite number of at least 0"
+            )

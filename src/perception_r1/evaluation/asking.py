@@ -38,7 +38,7 @@ class Reply(NamedTuple):
     finish: str
     frame: Frame
     sized: bool = True
-    """Whether the frame says what size the model saw. Else nobody knows, and the dialect does not need it."""
+    """Whether the frame says what size the model saw; else nobody knows, and the dialect needs none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,7 +205,9 @@ class TransformersBackend(LocalModel):
         completions = decode_completions(tokenizer, [_until_end(row, ends) for row in new_ids])
         sized = "image_grid_thw" in inputs or self.dialect.reads_size_seen
         rows = zip(completions, stopped, frames, strict=True)
-        return [Reply(text, "stop" if stop else "length", frame, sized) for text, stop, frame in rows]
+        return [
+            Reply(text, "stop" if stop else "length", frame, sized) for text, stop, frame in rows
+        ]
 
     def _decoding(self, max_new_tokens: int, ends: frozenset[int], temperature: float, samples: int) -> transformers.GenerationConfig:
         # The checkpoint's own generation config may sample and penalise repetition; a list of boxes is all repetition.

@@ -34,7 +34,7 @@ class Journal:
     """The replies to a run's samples, those of an interrupted run included. Use it in a `with` block, and `add` what comes.
 
     `identity` is everything that the replies depend on. Raises BadData where the folder holds answers that depend on something
-    else, unless `overwrite`, which deletes them. `needs_size`: an answer there must say what size the model saw.
+    else, unless `overwrite`, which deletes them. `needs_size`: an answer must say what size was seen.
     """
 
     def __init__(
@@ -111,9 +111,11 @@ class Journal:
     def _reply(self, row: Mapping[str, Any], sample: Sample, where: str) -> Reply:
         seen = stated_size(row["seen"], where)
         if seen is None and self.needs_size:
-            raise BadData(f"{where}: found seen None, expected [width, height] as the model saw the image: {REMEDY}")
+            expected = "[width, height] of the image as the model saw it"
+            raise BadData(f"{where}: found seen None, expected {expected}: {REMEDY}")
         width, height = seen or (sample.width, sample.height)
-        frame = Frame(width=sample.width, height=sample.height, seen_width=width, seen_height=height)
+        own = {"width": sample.width, "height": sample.height}
+        frame = Frame(**own, seen_width=width, seen_height=height)
         return Reply(row["completion"], row["finish"], frame, seen is not None)
 
 
@@ -139,12 +141,14 @@ def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError as problem:
             raise BadData(f"{path}:{number}: found {line[:60]!r}, expected an answer that a run has written: {REMEDY}") from problem
-        if not isinstance(row, dict) or {"id", "completion", "finish", "seen"} - set(row) or not _is_answer(row):
+        if not _is_answer(row):
             raise BadData(f"{path}:{number}: found {line[:60]!r}, expected id, completion, finish and seen: {REMEDY}")
         yield f"{path}:{number}", row
 
 
-def _is_answer(row: Mapping[str, Any]) -> bool:
+def _is_answer(row: Any) -> bool:
+    if not isinstance(row, dict) or {"id", "completion", "finish", "seen"} - set(row):
+        return False
     texts = isinstance(row["id"], str) and isinstance(row["completion"], str)
     return texts and row["finish"] in FINISHES
 

@@ -60,8 +60,9 @@ class Predictions:
             if answer := self.written.get(sample.id):
                 found.count(sample, dialect, without_ends(answer.completion), answer.seen)
         if found.computed and limits.max_pixels is None:
-            some = f"{found.computed:,} of {len(self.written):,} answers, first that to {found.first!r}"
-            raise BadData(f"{self.path}: {some}: {unknown_size(dialect)}")
+            some = f"{found.computed:,} of {len(self.written):,} answers"
+            first = f"first that to {found.first!r}"
+            raise BadData(f"{self.path}: {some}, {first}: {unknown_size(dialect)}")
         return found
 
     def notes(self, samples: Sequence[Sample]) -> list[str]:
@@ -124,7 +125,8 @@ def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written
             raise BadData(f"{where}: sample {name!r} is answered twice, expected one answer for each id")
         if name not in wanted:
             raise BadData(f"{where}: found an answer for {name!r}, which is not among the {len(wanted)} samples: name the sample file it belongs to")
-        found[name] = Written(row["completion"], finish, stated_size(row.get("seen"), f"{where}: sample {name!r}"))
+        seen = stated_size(row.get("seen"), f"{where}: sample {name!r}")
+        found[name] = Written(row["completion"], finish, seen)
     return found
 
 

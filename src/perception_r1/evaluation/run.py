@@ -155,7 +155,8 @@ def _answers_of_file(
     limits = PixelLimits(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     sizes = given.sizes(samples, task.dialect, limits)
     about = {"predictions": given.path, "sha256": given.sha256, "without_answer": sum(sample.id not in given.written for sample in samples)}
-    replies = _collect(_from_file(given, task, samples, limits), samples, folder, overwrite, on_progress)
+    source = _from_file(given, task, samples, limits)
+    replies = _collect(source, samples, folder, overwrite, on_progress)
     if sizes.computed:
         settings = replace(settings, min_pixels=limits.least)
     return Answered(task, settings, about | {"image": sizes.about()}, replies, sizes.note())
@@ -240,9 +241,10 @@ def _collect(source: Iterator[Reply], samples: Sequence[Sample], folder: Path, o
     replies = []
     with replacing(folder / "answers.jsonl") as part, part.open("w", encoding="utf-8") as file:
         for sample, reply in zip(samples, source, strict=True):
-            seen = {"seen": [reply.frame.seen_width, reply.frame.seen_height]} if reply.sized else {}
             row = {"id": sample.id, "completion": reply.completion, "finish": reply.finish}
-            file.write(json_line(row | seen))
+            if reply.sized:
+                row["seen"] = [reply.frame.seen_width, reply.frame.seen_height]
+            file.write(json_line(row))
             replies.append(reply)
             if on_progress:
                 on_progress(len(replies), len(samples))

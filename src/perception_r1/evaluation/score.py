@@ -19,11 +19,11 @@ from ..visualize import draw
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings(RewardSettings):
-    """A reward, and how large the model saw the images. Raises BadData here, before any file is read."""
+    """A reward, and how large the model saw the images. Raises BadData before any file is read."""
 
     min_pixels: int | None = None
     max_pixels: int | None = None
-    """Limits of the resized image, in pixels, for answers that do not say what size the model saw."""
+    """Limits of the resized image, in pixels, for answers that do not state the size seen."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,8 +36,10 @@ class ScoreSettings(RewardSettings):
     def task(self, sample: Sample) -> Task:
         return self.tasks[sample.task]
 
-    def frame(self, sample: Sample, seen: Size | None = None, completion: str | None = None) -> Frame:
-        """The frame of an answer that may state the size seen. Raises BadData as `PixelLimits.frame`."""
+    def frame(
+        self, sample: Sample, seen: Size | None = None, completion: str | None = None
+    ) -> Frame:
+        """The frame of an answer, which may state the size seen. Raises BadData (`PixelLimits.frame`)."""
         return self.limits.frame(sample, self.task(sample).dialect, seen, completion)
 
     def score(self, completion: str, sample: Sample, seen: Size | None = None) -> Score:
@@ -55,8 +57,9 @@ def score_file(
     """Yields `{"id", "total", "terms", "problem"}`, line for line, for a file whose lines hold a sample and its "completion".
 
     With `answers`, that file's `{"id", "completion"}` lines are scored, in their order, against the samples of `file`. Ids
-    of completions may repeat (rollouts of one question). A line may state the size at which the model saw the image, `seen`;
-    `sizes` counts which did. Streams. Raises BadData, naming file and line, and at the end for a setting that no task there has.
+    of completions may repeat (rollouts of one question). A line may state the size at which the model saw
+    the image, `seen`; `sizes` counts which did. Streams. Raises BadData, naming file and line, and at the
+    end for a setting that no task of the data has.
     """
     tasks: set[str] = set()
     found = False
@@ -114,7 +117,7 @@ def _worth(completion: str, sample: Sample, settings: ScoreSettings, frame: Fram
 
 
 def _tasks_in(file: Path) -> set[str]:
-    """The tasks that the rows of a sample file name; what is wrong with a row is told where it is read."""
+    """The tasks that the rows of a sample file name. A row that is wrong is told where it is read."""
     named = [row.get("task") for _, row in read_rows(file) if isinstance(row, Mapping)]
     return {name for name in TASKS if name in named}
 
@@ -122,7 +125,7 @@ def _tasks_in(file: Path) -> set[str]:
 def rows_with_samples(
     file: Path, answers: Path | None = None, tasks: set[str] | None = None
 ) -> Iterator[tuple[str, Mapping[str, Any], Sample]]:
-    """Yields (file and line, row, its sample) of a file of samples, or of `answers`, joined with `file` by id.
+    """Yields (file and line, row, its sample) of a file of samples, or of `answers`, joined by id.
 
     `tasks` is filled with those of the samples, asked about or not. Raises BadData.
     """

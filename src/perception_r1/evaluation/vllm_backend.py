@@ -75,7 +75,8 @@ class VllmBackend(LocalModel):
         ends = self.ends()
         ids = [token for token in output.token_ids if token not in ends]  # the last may be the end itself
         text = decode_completions(self.processor.tokenizer, [ids])[0]
-        return Reply(text, "length" if output.finish_reason == "length" else "stop", frame, self._sized)
+        finish = "length" if output.finish_reason == "length" else "stop"
+        return Reply(text, finish, frame, self._sized)
 
 
 def _vllm() -> Any:

@@ -32,8 +32,9 @@ def make_task(
     spoken = dialect_named(dialect) if isinstance(dialect, str) else dialect
     kind = TASKS[name]
     return kind(
-        dialect=spoken, thinking=thinking, matching=matching, iou_shape=iou_shape, weights=weights or {}
-    )
+        dialect=spoken, thinking=thinking, matching=matching, iou_shape=iou_shape,
+        weights=weights or {},
+    )  # fmt: skip
 
 
 def parse_weights(text: str) -> dict[str, float]:

@@ -150,7 +150,8 @@ def with_images(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
 def tasks_for(samples: Iterable[Sample], **settings: Any) -> dict[str, Task]:
     """The tasks that the samples name, with these settings (`RewardSettings`).
 
-    Raises BadData for a sample without a reward (an unknown task, a bare count), and for a setting that no task of them has.
+    Raises BadData for a sample without a reward (an unknown task, a bare count), and for a setting
+    that none of the tasks has.
     """
     names, counted, number = set[str](), 0, 0
     for sample in samples:
