@@ -241,7 +241,8 @@ def _collect(source: Iterator[Reply], samples: Sequence[Sample], folder: Path, o
     replies = []
     with replacing(folder / "answers.jsonl") as part, part.open("w", encoding="utf-8") as file:
         for sample, reply in zip(samples, source, strict=True):
-            row = {"id": sample.id, "completion": reply.completion, "finish": reply.finish}
+            row: dict[str, Any] = {"id": sample.id, "completion": reply.completion}
+            row["finish"] = reply.finish
             if reply.sized:
                 row["seen"] = [reply.frame.seen_width, reply.frame.seen_height]
             file.write(json_line(row))
