@@ -67,7 +67,8 @@ def test_the_truth_of_every_coco_sample_earns_the_greatest_total_in_every_dialec
         chapter = make_task(task, dialect=dialect)
         completions = [chapter.write(sample, frame_of(sample.width, sample.height, chapter.dialect)) for sample in samples]
         lines("answers.jsonl", *({"id": sample.id, "completion": text} for sample, text in zip(samples, completions, strict=True)))
-        assert run("score", "truths.jsonl", "--answers", "answers.jsonl", "--dialect", dialect, "-o", "scores.jsonl").code == 0
+        words = ["--answers", "answers.jsonl", "--dialect", dialect, "--max-pixels", 1_000_000]
+        assert run("score", "truths.jsonl", *words, "-o", "scores.jsonl").code == 0
         scores = [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()]
         assert [score["id"] for score in scores] == [sample.id for sample in samples]
         assert {score["problem"] for score in scores} == {None}
@@ -91,7 +92,8 @@ def test_score_takes_weights_matching_thinking_and_pixels(run: Callable[..., Ran
     ran = run("score", "s.jsonl", "--answers", "a.jsonl", "--thinking", "--weights", "format=0.5,iou=2", "--matching", "greedy")
     assert json.loads(ran.out)["terms"] == {"format": 0.5, "iou": 2}
     lines("a.jsonl", {"id": "7", "completion": '[{"bbox_2d": [14, 14, 42, 42], "label": "dog"}]'})  # right where the image was seen at 56x56
-    seen = [run("score", "s.jsonl", "--answers", "a.jsonl", "--dialect", "qwen2.5-vl", "--min-pixels", least) for least in (3136, 12544)]
+    words = ["score", "s.jsonl", "--answers", "a.jsonl", "--dialect", "qwen2.5-vl", "--max-pixels", 1_000_000]
+    seen = [run(*words, "--min-pixels", least) for least in (3136, 12544)]
     assert json.loads(seen[0].out)["terms"] == {"format": 1, "iou": 1}
     assert json.loads(seen[1].out)["terms"]["iou"] < 0.5
 

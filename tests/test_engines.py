@@ -43,7 +43,9 @@ def test_every_trainer_is_given_the_totals_of_the_task(task: str) -> None:
     inputs = [{"response": text, "response_length": 9, "ground_truth": row} for text, row in zip(completions, rows, strict=True)]
     easy = REWARDS.easyr1(inputs)
     assert [found["overall"] for found in easy] == totals
-    assert all(set(found) == {"overall", *TASKS[task].TERMS} for found in easy)
+    assert all(set(found) == {"overall", "accuracy", *TASKS[task].TERMS} for found in easy)
+    assert easy[0]["accuracy"] == 1
+    assert all(0 <= found["accuracy"] <= 1 for found in easy)  # by which EasyR1 filters groups
 
 
 @pytest.mark.parametrize("task", list(TASKS))

@@ -53,7 +53,7 @@ def test_the_truth_as_prediction_is_perfect_on_real_coco(name: str, dialect: str
     write_samples(samples, tmp_path / "data.jsonl")
     answers = answers_file(tmp_path / "answers.jsonl", true_texts(samples, dialect))
     run = {"data": str(tmp_path / "data.jsonl"), "predictions": answers, "resamples": 20, "ap_resamples": 2}
-    found = evaluate(**run, output=tmp_path / "run", dialect=dialect)["metrics"]
+    found = evaluate(**run, output=tmp_path / "run", dialect=dialect, max_pixels=1_000_000)["metrics"]
     assert found["parse_failure_rate"]["value"] == found["truncated_rate"]["value"] == 0
     if name == "counting":
         assert found["count_acc"]["value"] == 1
@@ -150,7 +150,8 @@ def test_the_size_seen_in_a_file_of_answers_is_the_frame_of_the_answer(tmp_path:
     options: dict[str, Any] = {"data": str(tmp_path / "data.jsonl"), "dialect": "qwen2.5-vl", "resamples": 5}
     for seen, least, most in (([252, 140], 0.95, 1.0), (None, 0.0, 0.3)):
         answers = answers_file(tmp_path / "a.jsonl", {"s0": text}, seen=seen)  # type: ignore[arg-type]
-        assert least <= evaluate(**options, predictions=answers, output=tmp_path / "run")["metrics"]["mean_iou"]["value"] <= most
+        found = evaluate(**options, predictions=answers, output=tmp_path / "run", max_pixels=1_000_000)
+        assert least <= found["metrics"]["mean_iou"]["value"] <= most
     answers_file(tmp_path / "a.jsonl", {"s0": text}, seen=[252])  # type: ignore[arg-type]
     with pytest.raises(BadData, match=r"a\.jsonl:1: sample 's0': found seen \[252\], expected \[width, height\]"):
         evaluate(**options, predictions=tmp_path / "a.jsonl", output=tmp_path / "run")

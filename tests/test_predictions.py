@@ -259,7 +259,7 @@ def test_an_answer_lands_on_the_right_pixel_of_the_original_at_five_sizes(dialec
         samples.append(Sample(id=f"{width}x{height}", width=width, height=height, root=tmp_path, **fields))
     write_samples(samples, tmp_path / "data.jsonl")
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps({"id": name, "completion": text}) + "\n" for name, text in texts.items()))
-    found = quick(tmp_path / "data.jsonl", tmp_path / "answers.jsonl", tmp_path / "out", dialect=dialect)
+    found = quick(tmp_path / "data.jsonl", tmp_path / "answers.jsonl", tmp_path / "out", dialect=dialect, max_pixels=1_000_000)
     assert found["strict"]["parse_failure_rate"]["value"] == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "per_sample.jsonl").read_text().splitlines()]
     for row, (width, height) in zip(rows, SEEN, strict=True):

@@ -13,9 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from .commands_data import data_app
-from .commands_evaluate import evaluate
+from .commands_evaluate import evaluate, probe
 from .commands_study import study
-from .terminal import Output, WrongUsage, progress, shown, usage
+from .terminal import IouShape, Matching, MaxPixels, MinPixels, Output, Weights, WrongUsage, shown, usage
 
 app = typer.Typer(
     name="perception-r1",
@@ -30,7 +30,7 @@ app.command(epilog="Example: perception-r1 study matching --seeds 3 --budget 30"
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 InputFile = Annotated[Path, typer.Argument(metavar="FILE", help="A sample file: JSONL, or Parquet.")]
-Answers = Annotated[Path | None, typer.Option(help='Lines of {"id", "completion"}, joined with FILE by id.')]
+Answers = Annotated[Path | None, typer.Option(help='Lines of {"id", "completion", "seen"}, joined with FILE by id.')]
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A name in recipes/, or a YAML file.")]
 DialectName = Annotated[str, typer.Option("--dialect", help="qwen2-vl, qwen2.5-vl, qwen3-vl, internvl, llava or plain.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Demand <think>…</think><answer>…</answer>.")]
@@ -58,32 +58,40 @@ def score(
     answers: Answers = None,
     dialect: DialectName = "qwen2-vl",
     thinking: Thinking = False,
-    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")] = "hungarian",
-    weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
-    min_pixels: Annotated[int, typer.Option(help="Smallest image the model saw, in pixels.")] = 3136,
-    max_pixels: Annotated[int, typer.Option(help="Largest image the model saw, in pixels.")] = 1_000_000,
+    matching: Matching = "hungarian",
+    iou_shape: IouShape = "iou",
+    weights: Weights = "",
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; standard output by default.")] = None,
 ) -> None:
     """Reward of completions: {"id", "total", "terms", "problem"}, line for line.
 
     FILE's lines hold the sample and its "completion", or --answers has the completions. Opens no image.
+    Where answers write pixels of the resized image, each line says at what size the model saw it (its field "seen", width and
+    height), or --max-pixels says what the model's processor allowed.
     """
     from contextlib import nullcontext
 
     from .data.samples import replacing
     from .evaluation.score import ScoreSettings, score_file
+    from .frames import Sizes
     from .tasks import parse_weights
 
     with usage():
         settings = ScoreSettings(
-            dialect=dialect, thinking=thinking, matching=matching, weights=parse_weights(weights), min_pixels=min_pixels, max_pixels=max_pixels
-        )
+            dialect=dialect, thinking=thinking, matching=matching, iou_shape=iou_shape,
+            weights=parse_weights(weights), min_pixels=min_pixels, max_pixels=max_pixels,
+        )  # fmt: skip
+    sizes = Sizes(limits=settings.limits)
     count, malformed, sum_of_totals = 0, 0, 0.0
     with nullcontext() if output is None else replacing(output) as part, open(part, "w") if part else nullcontext(sys.stdout) as out:
-        for line in shown(score_file(file, settings, answers), "scoring"):
+        for line in shown(score_file(file, settings, answers, sizes), "scoring"):
             print(json.dumps(line), file=out)
             count, malformed, sum_of_totals = count + 1, malformed + (line["problem"] is not None), sum_of_totals + line["total"]
     print(f"{count} completions, mean total {sum_of_totals / count:.4f}, malformed {malformed}", file=sys.stderr)
+    if note := sizes.note():
+        print(note, file=sys.stderr)
 
 
 @app.command(epilog="Example: perception-r1 check train.jsonl")
@@ -112,52 +120,7 @@ def check(file: InputFile, images: Annotated[bool, typer.Option(help="Open every
 app.command(epilog="Example: perception-r1 evaluate --model runs/counting --data coco:/data/coco -o runs/counting/eval")(evaluate)
 
 
-@app.command(epilog="Example: perception-r1 probe --data train.jsonl --model Qwen/Qwen2-VL-2B-Instruct --limit 200 -o probe.json")
-def probe(
-    data: Annotated[str, typer.Option(help="Sample file, or a shorthand: coco:ROOT, scenes:counting?n=1000&split=test.")],
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or hub id; without one, only the data is looked at.")] = None,
-    task: Annotated[str | None, typer.Option(help="What all samples must be, and what coco: makes.")] = None,
-    num_generations: Annotated[int, typer.Option("--num_generations", "--num-generations", help="Answers to each sample.")] = 8,
-    groups_per_step: Annotated[int, typer.Option("--groups_per_step", "--groups-per-step", help="Groups that make a step, over all devices.")] = 2,
-    limit: Annotated[int | None, typer.Option(help="Only so many samples, drawn at random with each source's share.")] = None,
-    save_difficulty: Annotated[Path | None, typer.Option("--save-difficulty", help="File for a line a sample, which a curriculum reads.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
-    thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; the model's own way by default.")] = None,
-    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")] = "hungarian",
-    weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
-    temperature: Annotated[float, typer.Option(help="Of the sampling, as in the run that is planned.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Answers sampled at a time.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 2048,
-    max_pixels: Annotated[int | None, typer.Option(help="Largest image the model sees.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling, and of --limit's choice.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU when there is one.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the figures, as JSON.")] = None,
-) -> None:
-    """Before GPU hours are spent: how many matchings the data allows and, with --model, how much RL can make of its answers."""
-    from .evaluation.probe import ProbeSettings, print_probe
-    from .evaluation.probe import probe as run
-    from .evaluation.run import write_metrics
-    from .tasks import make_task, parse_weights
-
-    if save_difficulty and not model:
-        raise WrongUsage("--save-difficulty needs --model: difficulty is what a model's answers earn")
-    with usage():
-        make_task(task or "grounding", dialect=dialect or "qwen2-vl")
-        settings = ProbeSettings(
-            num_generations=num_generations, groups_per_step=groups_per_step, limit=limit, temperature=temperature, batch_size=batch_size, seed=seed,
-            max_new_tokens=max_new_tokens, max_pixels=max_pixels, thinking=thinking, matching=matching, weights=parse_weights(weights),
-        )  # fmt: skip
-    sharing = None
-    if model:
-        from .training.rollouts import shared_prefill as sharing
-    with progress("answering") as step:
-        found = run(
-            data, model=model, task=task, settings=settings, save_difficulty=save_difficulty, dialect=dialect, device=device, sharing=sharing,
-            on_progress=step,
-        )  # fmt: skip
-    print_probe(found)
-    if output:
-        write_metrics(found, output)
+app.command(epilog="Example: perception-r1 probe --data train.jsonl --model Qwen/Qwen2-VL-2B-Instruct --limit 200 -o probe.json")(probe)
 
 
 @app.command(epilog="Example: perception-r1 report runs/before runs/after --as refcoco_val -o comparison.html")
@@ -181,6 +144,11 @@ def show(
     answers: Answers = None,
     dialect: DialectName = "qwen2-vl",
     thinking: Thinking = False,
+    matching: Matching = "hungarian",
+    iou_shape: IouShape = "iou",
+    weights: Weights = "",
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many; with answers 48 by default.")] = None,
 ) -> None:
     """A gallery of samples with their truth: an HTML page with filters, and its thumbnails in a folder beside it.
@@ -192,10 +160,14 @@ def show(
     from .data.samples import read_samples, replacing
     from .evaluation.score import ScoreSettings, pictures
     from .gallery import has_completions, thumbnail_folder, write_gallery
+    from .tasks import parse_weights
     from .visualize import gallery
 
     with usage():
-        settings = ScoreSettings(dialect=dialect, thinking=thinking)
+        settings = ScoreSettings(
+            dialect=dialect, thinking=thinking, matching=matching, iou_shape=iou_shape,
+            weights=parse_weights(weights), min_pixels=min_pixels, max_pixels=max_pixels,
+        )  # fmt: skip
     if answers is None and not has_completions(file):
         count = write_gallery(shown(islice(read_samples(file), limit), "drawing", limit), output, title=str(file))
         print(f"wrote {output} with {count} samples; their thumbnails are in {thumbnail_folder(output)}")
@@ -215,25 +187,34 @@ def demo(
     task: Annotated[str | None, typer.Option(help="The task chosen at first; the model's own by default.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How answers write boxes; each model's own by default.")] = None,
     thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; each model's own way by default.")] = None,
+    matching: Matching = "hungarian",
+    iou_shape: IouShape = "iou",
+    weights: Weights = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    min_pixels: Annotated[int | None, typer.Option(min=1, help="Smallest image the model sees.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest image the model sees.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU when there is one.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
 ) -> None:
     """A web page: drop a picture, ask, and see the answer drawn and, once you draw the truth, what it earns."""
-    from .tasks import make_task
+    from .rewards import RewardSettings
+    from .tasks import make_task, parse_weights
 
     if model is None and server is None:
         raise WrongUsage("expected --model (a checkpoint folder, a hub id, or tiny) or --server")
     with usage():
         make_task(task or "grounding", dialect=dialect or "qwen2-vl")
+        reward = RewardSettings(
+            matching=matching, iou_shape=iou_shape, weights=parse_weights(weights)
+        ).about()
     from .demo.page import serve
     from .demo.policies import load_policies
 
     policies = load_policies(
-        model, base, server=server, thinking=thinking, max_new_tokens=max_new_tokens, device=device, dialect=dialect, max_pixels=max_pixels
-    )
+        model, base, server=server, thinking=thinking, max_new_tokens=max_new_tokens, device=device, dialect=dialect,
+        reward=reward, min_pixels=min_pixels, max_pixels=max_pixels,
+    )  # fmt: skip
     serve(policies, host=host, port=port, task=task)
 
 

@@ -12,6 +12,18 @@ T = TypeVar("T")
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; it appears whole or not at all.")]
 
 
+# --- the reward, as every command that computes one takes it --------------------------------------
+Matching = Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")]
+_SHAPES = "Grounding: iou, squared, giou or thresholded."
+IouShape = Annotated[str, typer.Option("--iou-shape", "--iou_shape", help=_SHAPES)]
+_TERMS = "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."
+Weights = Annotated[str, typer.Option(help=_TERMS)]
+_SEEN = "image of the model's processor, for answers that do not say what size the model saw."
+_LEAST = f"Smallest {_SEEN} Qwen's own, 3136, by default."
+MinPixels = Annotated[int | None, typer.Option(min=1, help=_LEAST)]
+MaxPixels = Annotated[int | None, typer.Option(min=1, help=f"Largest {_SEEN}")]
+
+
 class WrongUsage(typer.TyperException):
     """What was typed does not fit."""
 

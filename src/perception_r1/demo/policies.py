@@ -1,13 +1,16 @@
 """The models that the page asks: local checkpoints, or models behind a server; one, or one with its base before it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from ..evaluation.asking import Reach, Reply
 from ..records import BadData, Sample
-from ..tasks import Task, make_task
+from ..rewards import RewardSettings
+from ..tasks import Task
 
 REACH = Reach(parallel=1, timeout=120, retries=2)
 """A visitor waits for the reply: give up sooner than an evaluation would."""
@@ -36,9 +39,17 @@ class Policy:
     """An `evaluation.asking.Backend`."""
     thinking: bool = False
     max_new_tokens: int = 1024
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the reward: matching, iou_shape, weights."""
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Every task as this model is asked it, by name."""
+        reading = {"dialect": self.backend.dialect, "thinking": self.thinking}
+        return RewardSettings(**reading, **self.reward).tasks
 
     def task(self, name: str) -> Task:
-        return make_task(name, dialect=self.backend.dialect, thinking=self.thinking)
+        return self.tasks[name]
 
     def reply(self, sample: Sample, image: Image.Image) -> Reply:
         """The reply to the sample's prompt about a picture in RGB. Raises BadData, in one line, where a server fails for good."""
@@ -58,11 +69,13 @@ def load_policies(
     thinking: bool | None = None,
     max_new_tokens: int = 1024,
     device: str | None = None,
+    reward: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> list[Policy]:
     """The policy called `model`, after its base where one is given: folders or hub ids, or with a `server` its own names.
 
-    `options` (dialect, max_pixels) are the backend's. Raises BadData, or OSError for a server that does not answer.
+    `reward` (matching, iou_shape, weights) says what an answer earns. `options` (dialect, min_pixels, max_pixels) are the
+    backend's. Raises BadData, or OSError for a server that does not answer.
     """
     names = [base, model] if base else [model]
     backends: list[Any]
@@ -78,5 +91,6 @@ def load_policies(
     found = []
     for title, name, backend in zip(titles, names, backends, strict=True):
         thinks = bool(backend.settings.get("thinking")) if thinking is None else thinking
-        found.append(Policy(title=title, name=name or backend.name, backend=backend, thinking=thinks, max_new_tokens=max_new_tokens))
+        asked = {"thinking": thinks, "max_new_tokens": max_new_tokens, "reward": reward or {}}
+        found.append(Policy(title=title, name=name or backend.name, backend=backend, **asked))
     return found

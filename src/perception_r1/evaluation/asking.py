@@ -44,6 +44,8 @@ class Reply(NamedTuple):
     completion: str
     finish: str
     frame: Frame
+    sized: bool = True
+    """Whether the frame says what size the model saw; else nobody knows, and the dialect needs none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -216,7 +216,11 @@ class TransformersBackend(LocalModel):
         new_ids = [row[inputs["input_ids"].shape[1] :].tolist() for row in output_BT]
         stopped = [not ends.isdisjoint(row) for row in new_ids]
         completions = decode_completions(tokenizer, [_until_end(row, ends) for row in new_ids])
-        return [Reply(text, "stop" if stop else "length", frame) for text, stop, frame in zip(completions, stopped, frames, strict=True)]
+        sized = "image_grid_thw" in inputs or self.dialect.reads_size_seen
+        rows = zip(completions, stopped, frames, strict=True)
+        return [
+            Reply(text, "stop" if stop else "length", frame, sized) for text, stop, frame in rows
+        ]
 
     def _decoding(self, max_new_tokens: int, ends: frozenset[int], temperature: float, samples: int) -> transformers.GenerationConfig:
         # The checkpoint's own generation config may sample and penalise repetition; a list of boxes is all repetition.

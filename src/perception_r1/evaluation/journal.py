@@ -1,8 +1,9 @@
 """The answers of a run while they come, in its folder, so that a run that was killed goes on and asks nothing twice.
 
 `answers.jsonl` has one line an answer: `{"id", "completion", "finish", "seen": [width, height]}`, the last being the size of the
-image as the model saw it, which its coordinates may refer to. `run.json` says what was asked, of which model and how: answers to
-something else are never mixed with them. Each of several processes writes a file of its own until all are done.
+image as the model saw it, which its coordinates may refer to; null where nobody knows and they do not. `run.json` says what was
+asked, of which model and how: answers to something else are never mixed with them. Each of several processes writes a file of its
+own until all are done.
 """
 
 import json
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..data.samples import json_line, replacing
+from ..frames import stated_size
 from ..records import BadData, Frame, Sample
 from .asking import Processes, Reply
+from .predictions import FINISHES
 
 ANSWERS = "answers.jsonl"
 RUN = "run.json"
@@ -31,13 +34,21 @@ class Journal:
     """The replies to a run's samples, those of an interrupted run included. Use it in a `with` block, and `add` what comes.
 
     `identity` is everything that the replies depend on. Raises BadData where the folder holds answers that depend on something
-    else, unless `overwrite`, which deletes them.
+    else, unless `overwrite`, which deletes them. `needs_size`: an answer must say what size was seen.
     """
 
     def __init__(
-        self, folder: Path, samples: Sequence[Sample], identity: Mapping[str, Any], *, overwrite: bool = False, processes: Processes | None = None
+        self,
+        folder: Path,
+        samples: Sequence[Sample],
+        identity: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        processes: Processes | None = None,
+        needs_size: bool = False,
     ) -> None:
         self.folder, self.samples, self.processes = folder, samples, processes or Processes()
+        self.needs_size = needs_size
         self.replies: dict[str, Reply] = {}
         own = ANSWERS if not self.processes.index else f"answers-{self.processes.index}.jsonl"
         self.path = folder / own
@@ -89,22 +100,30 @@ class Journal:
         return replies
 
     def _read(self) -> None:
-        sizes = {sample.id: (sample.width, sample.height) for sample in self.samples}
+        samples = {sample.id: sample for sample in self.samples}
         for path in (self.folder / ANSWERS, *_parts(self.folder)):
             for where, row in _whole_lines(path):
-                name, seen = row["id"], row["seen"]
-                if name not in sizes:
+                name = row["id"]
+                if name not in samples:
                     raise BadData(f"{where}: found an answer for {name!r}, which is none of the samples: {REMEDY}")
-                width, height = sizes[name]
-                frame = Frame(width=width, height=height, seen_width=seen[0], seen_height=seen[1])
-                self.replies[name] = Reply(row["completion"], row["finish"], frame)
+                self.replies[name] = self._reply(row, samples[name], f"{where}: sample {name!r}")
+
+    def _reply(self, row: Mapping[str, Any], sample: Sample, where: str) -> Reply:
+        seen = stated_size(row["seen"], where)
+        if seen is None and self.needs_size:
+            expected = "[width, height] of the image as the model saw it"
+            raise BadData(f"{where}: found seen None, expected {expected}: {REMEDY}")
+        width, height = seen or (sample.width, sample.height)
+        own = {"width": sample.width, "height": sample.height}
+        frame = Frame(**own, seen_width=width, seen_height=height)
+        return Reply(row["completion"], row["finish"], frame, seen is not None)
 
 
 REMEDY = "name another folder with -o, or give --overwrite to ask everything again"
 
 
 def _line(name: str, reply: Reply) -> bytes:
-    seen = [reply.frame.seen_width, reply.frame.seen_height]
+    seen = [reply.frame.seen_width, reply.frame.seen_height] if reply.sized else None
     return json_line({"id": name, "completion": reply.completion, "finish": reply.finish, "seen": seen}).encode()
 
 
@@ -122,9 +141,16 @@ def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError as problem:
             raise BadData(f"{path}:{number}: found {line[:60]!r}, expected an answer that a run has written: {REMEDY}") from problem
-        if not isinstance(row, dict) or {"id", "completion", "finish", "seen"} - set(row):
+        if not _is_answer(row):
             raise BadData(f"{path}:{number}: found {line[:60]!r}, expected id, completion, finish and seen: {REMEDY}")
         yield f"{path}:{number}", row
+
+
+def _is_answer(row: Any) -> bool:
+    if not isinstance(row, dict) or {"id", "completion", "finish", "seen"} - set(row):
+        return False
+    texts = isinstance(row["id"], str) and isinstance(row["completion"], str)
+    return texts and row["finish"] in FINISHES
 
 
 def _drop_torn_line(path: Path) -> None:

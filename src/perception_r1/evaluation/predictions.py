@@ -21,6 +21,9 @@ from ..data.instances import read_instances
 from ..data.numbers import Fields, Unread, four, identity, number, shown
 from ..data.regular import expect_file
 from ..data.samples import read_json, read_rows
+from ..dialects import Dialect
+from ..endings import without_ends
+from ..frames import PixelLimits, Size, Sizes, stated_size, unknown_size
 from ..records import Answer, BadData, Sample
 from ..tasks.detection import COCO_NAMES
 
@@ -36,7 +39,7 @@ class Written(NamedTuple):
 
     completion: str
     finish: str
-    seen: tuple[int, int] | None = None
+    seen: Size | None = None
     """Width and height of the image as the model saw it, where the file says."""
 
 
@@ -49,6 +52,21 @@ class Predictions:
     written: Mapping[str, Written]
     answers: Mapping[str, Answer] | None = None
     """Of every sample, where the format itself says what the boxes are."""
+
+    def sizes(self, samples: Sequence[Sample], dialect: Dialect, limits: PixelLimits) -> Sizes:
+        """How many answers state at what size the model saw their image, where that matters.
+
+        Raises BadData where one does not and `limits` have no largest size.
+        """
+        found = Sizes(limits=limits)
+        for sample in samples:
+            if answer := self.written.get(sample.id):
+                found.count(sample, dialect, without_ends(answer.completion), answer.seen)
+        if found.computed and limits.max_pixels is None:
+            some = f"{found.computed:,} of {len(self.written):,} answers"
+            first = f"first that to {found.first!r}"
+            raise BadData(f"{self.path}: {some}, {first}: {unknown_size(dialect)}")
+        return found
 
     def notes(self, samples: Sequence[Sample]) -> list[str]:
         """What a reader must know about the samples that the file does not answer."""
@@ -111,16 +129,9 @@ def read_completions(path: Path, samples: Sequence[Sample]) -> dict[str, Written
             raise BadData(f"{where}: sample {name!r} is answered twice, expected one answer for each id")
         if name not in wanted:
             raise BadData(f"{where}: found an answer for {name!r}, which is not among the {len(wanted)} samples: name the sample file it belongs to")
-        found[name] = Written(row["completion"], finish, _seen(row.get("seen"), f"{where}: sample {name!r}"))
+        seen = stated_size(row.get("seen"), f"{where}: sample {name!r}")
+        found[name] = Written(row["completion"], finish, seen)
     return found
-
-
-def _seen(value: Any, where: str) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
-        raise BadData(f"{where}: found seen {value!r:.60}, expected [width, height] of the image as the model saw it")
-    return value[0], value[1]
 
 
 # --- one text a page -------------------------------------------------------------------------------------------------

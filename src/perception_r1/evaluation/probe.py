@@ -25,10 +25,10 @@ from ..data.mixture import Mixture, load_data
 from ..data.samples import open_image, replacing
 from ..data.subsets import subset
 from ..records import BadData, Sample, Score
+from ..rewards import RewardSettings
 from ..tasks.task import true_objects
 from .asking import load_backend
 from .run import Progress, about_data, versions
-from .score import ScoreSettings
 
 SLIGHT, FEW, MANY = 0.05, 0.2, 0.8
 """Shares of groups, of answers or of the range of rewards, by which the verdict chooses its words."""
@@ -124,7 +124,9 @@ class ProbeSettings:
     thinking: bool | None = None
     """Whether answers think first; None for the model's own way."""
     matching: str = "hungarian"
+    iou_shape: str = "iou"
     weights: Mapping[str, float] = field(default_factory=dict)
+    """The reward, as in the run that is planned."""
     min_pixels: int | None = None
     max_pixels: int | None = None
     """Limits of the resized image, in pixels; None for the processor's own."""
@@ -137,7 +139,13 @@ class ProbeSettings:
                 raise BadData(f"{name} is {value}: expected at least {bound}")
         if not 0 < self.temperature < math.inf:
             raise BadData(f"temperature is {self.temperature}: expected a finite number above 0, since greedy answers are all the same")
-        ScoreSettings(matching=self.matching, weights=self.weights)
+        self.rewards()
+
+    def rewards(self, **reading: Any) -> RewardSettings:
+        """The reward, for answers that are read by `reading` (dialect, thinking)."""
+        return RewardSettings(
+            matching=self.matching, iou_shape=self.iou_shape, weights=self.weights, **reading
+        )
 
 
 class Group(NamedTuple):
@@ -183,6 +191,7 @@ def probe(
     """
     settings = settings or ProbeSettings()
     mixture = load_data(data, task)
+    settings.rewards().check_used({sample.task for sample in mixture})
     found = [asdict(entry) | {"mean": entry.mean} for entry in perplexities(mixture)]
     result: dict[str, Any] = {"data": about_data(data, mixture), "perplexity": found, "versions": versions()}
     if model is None:
@@ -206,7 +215,7 @@ def probe(
 def sampled_groups(backend: Any, samples: Sequence[Sample], settings: ProbeSettings) -> Iterator[Group]:
     """Yields each sample's group of G scored answers, as the backend draws them."""
     thinking = bool(backend.settings.get("thinking")) if settings.thinking is None else settings.thinking
-    tasks = ScoreSettings(dialect=backend.dialect.name, thinking=thinking, matching=settings.matching, weights=settings.weights).tasks
+    tasks = settings.rewards(dialect=backend.dialect, thinking=thinking).tasks
     count = settings.num_generations
     step = max(1, settings.batch_size // count)
     drawing = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size, "temperature": settings.temperature}
@@ -231,7 +240,7 @@ def headroom(groups: Sequence[Group], settings: ProbeSettings) -> dict[str, Any]
         for name, values_G in group.values().items():
             columns[name].append(values_G)
     figures = {name: _figures(np.stack(rows)) for name, rows in columns.items()}
-    task = ScoreSettings(weights=settings.weights).tasks[groups[0].sample.task]
+    task = settings.rewards().tasks[groups[0].sample.task]
     least, greatest = task.bounds()
     total = figures.pop("")
     answers = sum(len(group.scores) for group in groups)

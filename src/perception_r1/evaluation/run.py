@@ -14,7 +14,8 @@ from .. import versions as installed_versions
 from ..data.mixture import load_data
 from ..data.rows import sample_to_row
 from ..data.samples import json_line, read_samples, replacing, unique
-from ..dialects import frame_of
+from ..endings import without_ends
+from ..frames import PixelLimits, size_matters
 from ..records import BadData, Sample
 from ..tasks import TASKS, Task, make_task
 from ..tasks.words import wordnet_version
@@ -122,7 +123,8 @@ def evaluate(
             return {}
     readings = _read(answered.task, samples, answered.replies, given)
     result = _result(answered.task, samples, readings, answered.settings, {"data": source, "model": answered.model}, folder)
-    result["notes"] = [*(given.notes(samples) if given else ()), *_doubts(result)]
+    about_sizes = [answered.note] if answered.note else []
+    result["notes"] = [*(given.notes(samples) if given else ()), *about_sizes, *_doubts(result)]
     write_metrics(result, folder / "metrics.json")
     print_result(result)
     return result
@@ -136,6 +138,8 @@ class Answered(NamedTuple):
     model: dict[str, Any]
     """What metrics.json says of it."""
     replies: list[Reply]
+    note: str | None = None
+    """What a reader must know of how they were read."""
 
 
 def _answers_of_model(
@@ -144,7 +148,11 @@ def _answers_of_model(
 ) -> Answered:  # fmt: skip
     task = make_task(samples[0].task, dialect=settings.dialect, thinking=settings.thinking)
     model = backend.about(settings.max_new_tokens) | {"prompt": _prompt(backend, task, samples[0])}
-    with Journal(folder, samples, _identity(task, source, model, settings), overwrite=overwrite, processes=processes) as journal:
+    needs_size = task.dialect.reads_size_seen and task.name != "ocr"
+    identity = _identity(task, source, model, settings)
+    with Journal(
+        folder, samples, identity, overwrite=overwrite, processes=processes, needs_size=needs_size
+    ) as journal:
         _ask(backend, task, journal, settings, on_progress)
     processes.wait()
     return Answered(task, settings, model, [] if processes.index else journal.finish())
@@ -155,9 +163,14 @@ def _answers_of_file(
 ) -> Answered:
     spoken = "plain" if settings.dialect == COCO_RESULTS else settings.dialect
     task = make_task(samples[0].task, dialect=spoken, thinking=settings.thinking)
+    limits = PixelLimits(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    sizes = given.sizes(samples, task.dialect, limits)
     about = {"predictions": given.path, "sha256": given.sha256, "without_answer": sum(sample.id not in given.written for sample in samples)}
-    replies = _collect(_from_file(given.written, task, samples, settings), samples, folder, overwrite, on_progress)
-    return Answered(task, settings, about, replies)
+    source = _from_file(given, task, samples, limits)
+    replies = _collect(source, samples, folder, overwrite, on_progress)
+    if sizes.computed:
+        settings = replace(settings, min_pixels=limits.least)
+    return Answered(task, settings, about | {"image": sizes.about()}, replies, sizes.note())
 
 
 def _declared(settings: Settings, given: Predictions, dialect: str | None) -> Settings:
@@ -219,12 +232,15 @@ def _ask(backend: Backend, task: Task, journal: Journal, settings: Settings, on_
             on_progress(count, len(journal.samples))
 
 
-def _from_file(written: Mapping[str, Written], task: Task, samples: Sequence[Sample], settings: Settings) -> Iterator[Reply]:
-    limits = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(settings, name)) is not None}
+def _from_file(
+    given: Predictions, task: Task, samples: Sequence[Sample], limits: PixelLimits
+) -> Iterator[Reply]:
     for sample in samples:  # no answer is the empty answer, which is malformed in every task
-        answer = written.get(sample.id, Written("", "stop"))
-        frame = frame_of(sample.width, sample.height, task.dialect, seen=sample.seen or answer.seen, **limits)
-        yield Reply(answer.completion, answer.finish, frame)
+        answer = given.written.get(sample.id, Written("", "stop"))
+        text = without_ends(answer.completion)
+        frame = limits.frame(sample, task.dialect, answer.seen, text)
+        known = answer.seen is not None or size_matters(sample, task.dialect, text)
+        yield Reply(text, answer.finish, frame, known)
 
 
 def _collect(source: Iterator[Reply], samples: Sequence[Sample], folder: Path, overwrite: bool, on_progress: Progress | None) -> list[Reply]:
@@ -236,7 +252,11 @@ def _collect(source: Iterator[Reply], samples: Sequence[Sample], folder: Path, o
     replies = []
     with replacing(folder / "answers.jsonl") as part, part.open("w", encoding="utf-8") as file:
         for sample, reply in zip(samples, source, strict=True):
-            file.write(json_line({"id": sample.id, "completion": reply.completion, "finish": reply.finish}))
+            row: dict[str, Any] = {"id": sample.id, "completion": reply.completion}
+            row["finish"] = reply.finish
+            if reply.sized:
+                row["seen"] = [reply.frame.seen_width, reply.frame.seen_height]
+            file.write(json_line(row))
             replies.append(reply)
             if on_progress:
                 on_progress(len(replies), len(samples))

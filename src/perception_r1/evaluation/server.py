@@ -20,15 +20,15 @@ from urllib.parse import urlsplit
 import openai
 from PIL import Image
 
-from ..dialects import DIALECTS, Dialect, dialect_named, frame_of
-from ..records import BadData, Frame, Sample
+from ..dialects import DIALECTS, Dialect, dialect_named
+from ..endings import without_ends
+from ..frames import PixelLimits
+from ..records import BadData
 from .asking import Question, Reach, Reply
 
 KEY = "OPENAI_API_KEY"
 UNSTRIPPED = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
 """Fields by which vLLM and SGLang leave special tokens in the text. They are not OpenAI's, so others may refuse them."""
-MIN_PIXELS = 3136
-"""The smallest image of Qwen's processors, assumed unless declared."""
 
 
 class ServerBackend:
@@ -53,7 +53,8 @@ class ServerBackend:
     ) -> None:
         self.url, self.reach = base_url(url), reach or Reach()
         self.dialect = _declared_dialect(task, dialect)
-        self.limits = _declared_limits(self.dialect, min_pixels, max_pixels)
+        self._pixels = PixelLimits(min_pixels=min_pixels, max_pixels=max_pixels)
+        self.limits = _declared_limits(task, self.dialect, self._pixels)
         self._client = openai.OpenAI(
             base_url=self.url, api_key=os.environ.get(KEY) or "none", timeout=self.reach.timeout, max_retries=self.reach.retries
         )
@@ -99,13 +100,11 @@ class ServerBackend:
     def _ask(self, question: Question, max_new_tokens: int) -> tuple[Question, Reply]:
         content = [{"type": "image_url", "image_url": {"url": data_url(question.image())}}, {"type": "text", "text": question.prompt}]
         completion, finish = self._complete(content, max_new_tokens)
-        return question, Reply(completion, finish, self._frame(question.sample))
-
-    def _frame(self, sample: Sample) -> Frame:
-        if not self.dialect.reads_size_seen:
-            return frame_of(sample.width, sample.height, self.dialect, seen=(sample.width, sample.height))
-        limits = {name: self.limits[name] for name in ("min_pixels", "max_pixels")}
-        return frame_of(sample.width, sample.height, self.dialect, seen=sample.seen, **limits)
+        sample, seen = question.sample, question.sample.seen
+        if seen is None and self.limits["needed"]:
+            seen = self._pixels.size(sample, self.dialect)
+        frame = self._pixels.frame(sample, self.dialect, seen, "")
+        return question, Reply(without_ends(completion), finish, frame, seen is not None)
 
     def _complete(self, content: Any, max_new_tokens: int) -> tuple[str, str]:
         """Text and finish of the reply to one message. Raises OSError in one line."""
@@ -166,17 +165,15 @@ def _declared_dialect(task: str, named: str | None) -> Dialect:
     return dialect_named(named or "plain")
 
 
-def _declared_limits(dialect: Dialect, min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
-    if not dialect.reads_size_seen:
-        return {"min_pixels": min_pixels, "max_pixels": max_pixels, "needed": False}
-    if dialect.factor is None:
-        return {"min_pixels": None, "max_pixels": None, "needed": False}
-    if max_pixels is None:
+def _declared_limits(task: str, dialect: Dialect, limits: PixelLimits) -> dict[str, Any]:
+    if task == "ocr" or not dialect.reads_size_seen:
+        return {"min_pixels": limits.min_pixels, "max_pixels": limits.max_pixels, "needed": False}
+    if limits.max_pixels is None:
         raise BadData(
             f"{dialect.name} writes pixels of the resized image, and a server does not say to what it resizes: "
             "give its limit with --max-pixels (and --min-pixels)"
         )
-    return {"min_pixels": min_pixels or MIN_PIXELS, "max_pixels": max_pixels, "needed": True}
+    return {"min_pixels": limits.least, "max_pixels": limits.max_pixels, "needed": True}
 
 
 def base_url(url: str) -> str:

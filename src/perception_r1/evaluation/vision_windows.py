@@ -20,7 +20,7 @@ def batch_windows(model: nn.Module) -> int:
 
     Other families have no windows, and flash attention takes windows as they are: 0 layers then.
     """
-    layers = [layer for layer in model.modules() if type(layer) is qwen.Qwen2_5_VLVisionAttention]
+    layers: list[Any] = [layer for layer in model.modules() if type(layer) is qwen.Qwen2_5_VLVisionAttention]
     layers = [layer for layer in layers if layer.config._attn_implementation == "sdpa"]
     for layer in layers:
         layer.forward = _Windows(layer)

@@ -35,6 +35,7 @@ class VllmBackend(LocalModel):
         self.dtype = dtype or "auto"
         self._generation = loaded(self.name, self._generation_config)
         limits = pixel_limits(self.processor)
+        self._sized = bool(limits) or self.dialect.reads_size_seen
         kwargs = {"mm_processor_kwargs": limits} if limits else {}
         self._llm = self._vllm.LLM(model=self.name, dtype=self.dtype, limit_mm_per_prompt={"image": 1}, **kwargs)
 
@@ -80,4 +81,6 @@ class VllmBackend(LocalModel):
     def _reply(self, output: Any, frame: Any) -> Reply:
         ends = self.ends()
         ids = [token for token in output.token_ids if token not in ends]  # the last may be the end itself
-        return Reply(decode_completions(self.processor.tokenizer, [ids])[0], "length" if output.finish_reason == "length" else "stop", frame)
+        text = decode_completions(self.processor.tokenizer, [ids])[0]
+        finish = "length" if output.finish_reason == "length" else "stop"
+        return Reply(text, finish, frame, self._sized)

@@ -19,6 +19,7 @@ def make_task(
     dialect: str | Dialect = "qwen2-vl",
     thinking: bool = False,
     matching: str = "hungarian",
+    iou_shape: str = "iou",
     weights: Mapping[str, float] | None = None,
 ) -> Task:
     """The task called `name` with its settings. Raises BadData naming what is not known and what is.
@@ -29,7 +30,11 @@ def make_task(
     if name not in TASKS:
         raise BadData(f"task {name!r} is not known: expected one of {', '.join(TASKS)}")
     spoken = dialect_named(dialect) if isinstance(dialect, str) else dialect
-    return TASKS[name](dialect=spoken, thinking=thinking, matching=matching, weights=weights or {})
+    kind = TASKS[name]
+    return kind(
+        dialect=spoken, thinking=thinking, matching=matching, iou_shape=iou_shape,
+        weights=weights or {},
+    )  # fmt: skip
 
 
 def parse_weights(text: str) -> dict[str, float]:

@@ -14,10 +14,11 @@ from ..data.samples import open_image
 from ..evaluation.average_precision import coco_ap_difference
 from ..evaluation.backends import read_settings
 from ..evaluation.metrics import Reading, paired_difference, read_completion, statistics
-from ..evaluation.predictions import read_completions
+from ..evaluation.predictions import Written, read_completions
 from ..evaluation.report import write_report
 from ..evaluation.run import evaluate, write_metrics
-from ..records import Answer, BadData
+from ..frames import PixelLimits
+from ..records import Answer, BadData, Frame, Sample
 from ..tasks import make_task
 from .dataset import processor_frame
 from .recipe import RecipeArguments
@@ -65,7 +66,12 @@ class Comparison:
     def _readings(self, when: str) -> list[Reading]:
         written = read_completions(self.output / when / "answers.jsonl", self.samples)
         frame = processor_frame(self.ready.processor)
-        return [read_completion(self.task, *written[sample.id][:2], frame(sample)) for sample in self.samples]
+        return [self._reading(written[sample.id], sample, frame(sample)) for sample in self.samples]
+
+    def _reading(self, written: Written, sample: Sample, frame: Frame) -> Reading:
+        if written.seen is not None:  # what was measured before a resume may have seen another size
+            frame = PixelLimits().frame(sample, self.task.dialect, written.seen)
+        return read_completion(self.task, written.completion, written.finish, frame)
 
     def report(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `metrics.json` (after, with before and the paired difference) and `report.html`; prints the table."""

@@ -18,7 +18,8 @@ from ..data.samples import open_image, replacing
 from ..evaluation.backends import frame_by_processor
 from ..primitives.boxes import centres
 from ..records import BadData, Frame, Sample
-from ..tasks import TASKS, Task
+from ..rewards import RewardSettings
+from ..tasks import Task
 
 ROWS = 1000
 """Rows written to disk at a time."""
@@ -170,7 +171,11 @@ def with_images(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
 
 
 def tasks_for(samples: Iterable[Sample], **settings: Any) -> dict[str, Task]:
-    """The tasks that the samples name, each with these settings. Raises BadData for one without a reward: an unknown task, a bare count."""
+    """The tasks that the samples name, with these settings (`RewardSettings`).
+
+    Raises BadData for a sample without a reward (an unknown task, a bare count), and for a setting
+    that none of the tasks has.
+    """
     names, counted, number = set[str](), 0, 0
     for sample in samples:
         number += 1
@@ -178,6 +183,4 @@ def tasks_for(samples: Iterable[Sample], **settings: Any) -> dict[str, Task]:
         counted += sample.truth.count is not None
     if counted:
         raise BadData(f"data: {counted} of {number} samples hold a bare count, without places, so no answer earns a reward: evaluate with them")
-    if unknown := sorted(names - set(TASKS)):
-        raise BadData(f"task {unknown[0]!r} is not known: expected one of {', '.join(TASKS)}")
-    return {name: TASKS[name](**settings) for name in sorted(names)}
+    return RewardSettings(**settings).tasks_named(names)

@@ -71,7 +71,7 @@ class GroupSharedTrainer(GRPOTrainer):
     def _half_reference(self) -> bool:
         """Whether the reference is frozen, whole in this process, and only used under an autocast."""
         accelerator = self.accelerator
-        if self.ref_model is None or self.args.sync_ref_model or not accelerator.native_amp:
+        if self.ref_model is None or getattr(self.args, "sync_ref_model", False) or not accelerator.native_amp:
             return False
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         return accelerator.mixed_precision in HALVES and not sharded

@@ -14,6 +14,7 @@ from trl import ModelConfig, TrlParser
 from .. import recipes
 from ..policy import model_folder, tiny
 from ..records import BadData
+from ..rewards import RewardSettings
 from ..tasks import parse_weights
 from .keys import check_given
 
@@ -94,8 +95,11 @@ def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple
         ours, trl, model = parser.parse_args_into_dataclasses(args=list(overrides))
     except (ValueError, SystemExit, argparse.ArgumentError) as error:
         raise BadData(f"recipe {recipe}: {error}") from error
-    parse_weights(ours.weights)
     check_given(given, ours, trl, model)
+    RewardSettings(
+        dialect=ours.dialect or "plain", matching=ours.matching, iou_shape=ours.iou_shape,
+        weights=ours.term_weights(),
+    )  # before any data is read
     return ours, trl, model
 
 
