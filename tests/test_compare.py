@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 
 from perception_r1.data.samples import write_samples
 from perception_r1.evaluation.compare import compare_runs, permutation_p
-from perception_r1.evaluation.intervals import holm
+from perception_r1.evaluation.intervals import holm, paired_rates_interval
 from perception_r1.evaluation.metrics import bootstrap
 from perception_r1.evaluation.run import evaluate
 from perception_r1.records import BadData, Sample, Truth
@@ -120,7 +120,8 @@ def test_a_better_run_is_found_better_and_its_figures_are_those_of_the_runs(tmp_
     assert 0 < change["ci95"][0] <= change["value"] <= change["ci95"][1]
     assert change["p"] < 0.001
     assert change["p"] <= change["p_holm"] < 0.05
-    assert found["metrics"]["parse_failure_rate"] == {"a": 0, "b": 0, "value": 0, "ci95": [0, 0], "p": 1, "p_holm": 1}
+    unchanged = {"a": 0, "b": 0, "value": 0, "ci95": paired_rates_interval(np.zeros(24), np.zeros(24)), "p": 1, "p_holm": None}
+    assert found["metrics"]["parse_failure_rate"] == unchanged
     written = json.loads((better / "metrics.json").read_text())["metrics"]
     assert {name: entry["b"] for name, entry in found["metrics"].items()} == {name: entry["value"] for name, entry in written.items()}
 
@@ -130,11 +131,27 @@ def test_detection_is_compared_by_average_precision_too_while_the_data_is_there(
     found = compare_runs(worse, better, ap_resamples=20)["metrics"]
     assert found["AP"]["value"] == pytest.approx(found["AP"]["b"] - found["AP"]["a"])
     assert found["AP"]["ci95"][0] > 0
-    assert found["AP"]["p"] == pytest.approx(2 / 21)
+    assert found["AP"]["p"] == pytest.approx(1 / 500)
+    assert found["AP"]["p_holm"] <= 2 / 500
     (tmp_path / "detection.jsonl").unlink()
     found = compare_runs(worse, better)
     assert "AP" not in found["metrics"]
     assert found["notes"][0].startswith("COCO's figures are not compared, since the data cannot be loaded: ")
+
+
+def test_only_the_main_metrics_are_adjusted_for_each_other_and_come_first(tmp_path: Path) -> None:
+    """Holm over AP and f1@0.5, not over lengths, constants and twelve figures of the same thing."""
+    worse, better = run(tmp_path, "worse", 20, "detection"), run(tmp_path, "better", 6, "detection")
+    found = compare_runs(worse, better, ap_resamples=5)
+    assert found["tested"] == list(found["metrics"])[:2] == ["f1@0.5", "AP"]
+    adjusted = {name: entry["p_holm"] for name, entry in found["metrics"].items() if entry["p_holm"] is not None}
+    raw = [found["metrics"][name]["p"] for name in found["tested"]]
+    assert adjusted == dict(zip(found["tested"], holm(raw), strict=True))
+    assert found["metrics"]["answer_length"]["p"] <= 1
+    (tmp_path / "detection.jsonl").unlink()
+    assert compare_runs(worse, better)["tested"] == ["f1@0.5"]
+    better = run(tmp_path, "better", 6)
+    assert compare_runs(run(tmp_path, "worse", 20), better)["tested"] == ["mean_iou", "acc@0.5"]
 
 
 def test_runs_on_other_data_or_tasks_are_refused(tmp_path: Path) -> None:

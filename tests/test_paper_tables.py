@@ -127,6 +127,8 @@ def test_another_number_of_samples_than_the_published_set_has_is_said() -> None:
     note = size_note(a_run(declared="refcoco_val"))
     assert note is not None
     assert "10,834 samples, but was measured on 50 of mine.jsonl" in note
+    assert "AP" not in note
+    assert "COCO's AP of another number of images does not compare" in str(size_note(a_run("detection", "coco2017_val")))
 
 
 def test_general_benchmarks_stand_beside_the_papers_as_they_report_themselves() -> None:

@@ -187,6 +187,43 @@ def test_runs_are_compared_with_the_first_and_other_data_is_not(tmp_path: Path) 
     assert "minus" not in page.text
 
 
+def test_ap_of_other_numbers_of_images_is_warned_of(tmp_path: Path) -> None:
+    """COCO's AP is higher of fewer images, so two runs of 6 and of 3 do not compare, the same data or not."""
+    good = {f"s{index}": TRUE for index in range(6)}
+    whole, again = a_run(tmp_path, good, name="whole"), a_run(tmp_path, good, name="again")
+    page, _ = report([whole, again], tmp_path / "report.html")
+    assert "Do not compare the AP" not in page.text
+    assert "COCO's AP depends on how many images it is of; with few it is too high: compare it on the same images only." in page.text
+    few = a_run(tmp_path / "few", {f"s{index}": TRUE for index in range(3)}, dogs(tmp_path / "few", 3))
+    page, markdown = report([whole, few], tmp_path / "report.html")
+    for text in (page.text, " ".join(re.sub(r"\\(.)", r"\1", markdown).split())):
+        assert f"Do not compare the AP of these runs, of different numbers of images ({whole} 6, {few} 3)." in text
+    others = a_run(tmp_path / "other", good, dogs(tmp_path / "other", 6, "grounding"))
+    page, _ = report([others], tmp_path / "report.html")
+    assert "COCO's AP depends" not in page.text
+
+
+def test_only_the_main_metrics_have_an_adjusted_p_and_the_report_says_which(tmp_path: Path) -> None:
+    good = {f"s{index}": TRUE for index in range(6)}
+    first, second = a_run(tmp_path, good | {"s5": "none"}, name="first"), a_run(tmp_path, good, name="second")
+    page, _ = report([first, second], tmp_path / "report.html")
+    assert "Tested are the main metrics (f1@0.5, AP): Holm adjusts their p for how many they are." in page.text
+    shown = page.text.partition("metric paired difference p p (Holm)")[2]
+    assert re.match(r" f1@0\.5 \+0\.\d{3} \[[^]]+\] 1\.0000 1\.0000 AP \+0\.\d{3} \[[^]]+\] 1\.0000 1\.0000 AP50 ", shown)
+    assert re.search(r"answer_length \+\d+\.\d{3} \[[^]]+\] 1\.0000 – ", shown)
+
+
+def test_parts_of_the_data_show_the_intervals_of_rates_and_older_files_still_load(tmp_path: Path) -> None:
+    folder = a_run(tmp_path, {f"s{index}": TRUE for index in range(6)}, dogs(tmp_path, 6, "grounding"))
+    page, _ = report([folder], tmp_path / "report.html")
+    assert "small 6 1.000 [0.610, 1.000]" in page.text
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["breakdown"]["size"]["small"].pop("ci95")["acc@0.5"] == pytest.approx([0.6097, 1.0], abs=1e-4)
+    (folder / "metrics.json").write_text(json.dumps(found))
+    older, _ = report([folder], tmp_path / "report.html")
+    assert "small 6 1.000 1.000 1.000" in older.text
+
+
 def test_strict_reading_stands_beside_tolerant_reading(tmp_path: Path) -> None:
     chatty = {f"s{index}": f"{TRUE}\nThat is all." for index in range(6)}
     folder = a_run(tmp_path, chatty)
@@ -195,7 +232,7 @@ def test_strict_reading_stands_beside_tolerant_reading(tmp_path: Path) -> None:
     assert metrics["strict"]["f1@0.5"]["value"] == 0
     page, _ = report([folder], tmp_path / "report.html")
     assert f"metric {folder} {folder}, strict" in page.text
-    assert "f1@0.5 1.000 [1.000, 1.000] 0.000 [0.000, 0.000]" in page.text
+    assert "f1@0.5 1.000 [0.610, 1.000] 0.000 [0.000, 0.390]" in page.text
 
 
 def test_a_training_run_gives_its_measures_before_and_after(tmp_path: Path) -> None:
@@ -214,7 +251,7 @@ def test_a_training_run_gives_its_measures_before_and_after(tmp_path: Path) -> N
         (run / when / "metrics.json").unlink()
         (run / when / "per_sample.jsonl").unlink()
     alone, _ = report([run], tmp_path / "report.html")
-    assert "f1@0.5 0.000 [0.000, 0.000]" in alone.text
+    assert "f1@0.5 0.000 [0.000, 0.390]" in alone.text
 
 
 def test_general_benchmarks_alone_or_beside_a_run_stand_in_the_papers_table(tmp_path: Path) -> None:

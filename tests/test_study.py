@@ -14,6 +14,7 @@ import pytest
 
 from perception_r1 import commands_study, recipes
 from perception_r1.data.samples import read_samples
+from perception_r1.evaluation.intervals import between_limits
 from perception_r1.evaluation.metrics import ALWAYS
 from perception_r1.records import BadData
 from perception_r1.study import run as running
@@ -216,7 +217,7 @@ def test_intervals_cover_the_true_mean_as_often_as_they_say(seeds: int) -> None:
     hits, trials = 0, 300
     for _ in range(trials):
         seed_K1, scene_S = random.normal(0, 0.05 * (seeds > 1), (seeds, 1)), random.normal(0, 0.3, 80)
-        low, high = mean_figure(0.5 + seed_K1 + scene_S + random.normal(0, 0.2, (seeds, 80))).interval()
+        low, high = mean_figure(0.5 + seed_K1 + scene_S + random.normal(0, 0.2, (seeds, 80)), (-5, 5)).interval()
         hits += low <= 0.5 <= high
     assert 0.92 <= hits / trials <= (1.0 if seeds > 1 else 0.98)
 
@@ -224,11 +225,13 @@ def test_intervals_cover_the_true_mean_as_often_as_they_say(seeds: int) -> None:
 def test_what_all_arms_and_seeds_share_cancels_in_a_difference() -> None:
     random = np.random.default_rng(1)
     scene_S = random.normal(0, 1, 100)
-    before, after = mean_figure([scene_S, scene_S]), mean_figure([scene_S + 0.1, scene_S + 0.1])
-    assert after.minus(before).interval() == pytest.approx((0.1, 0.1))
+    before, after = (mean_figure([scene_S + gain] * 2, (-5, 5)) for gain in (0.0, 0.1))
+    change = after.minus(before)
+    assert change.drawn_KR == pytest.approx(0.1)
+    assert change.interval() == pytest.approx(tuple(between_limits(0.1, 100, (-10, 10))))
     low, high = after.interval()
     assert high - low > 0.3
-    assert after.minus(mean_figure([scene_S])).value == pytest.approx(0.1)  # one base stands for every seed
+    assert after.minus(mean_figure([scene_S], (-5, 5))).value == pytest.approx(0.1)  # one base stands for every seed
 
 
 def test_a_metric_of_resampled_scenes_is_the_tasks_own() -> None:

@@ -1,7 +1,11 @@
-"""The same metrics over parts of the data: by class and size, by true count, by language. Points without intervals."""
+"""The same metrics over parts of the data: by class and size, by true count, by language.
+
+Rates have intervals, other figures are points.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +14,16 @@ from ..primitives.text import has_chinese
 from ..records import Answer, Sample, Truth
 from ..tasks import Task
 from ..tasks.task import plain_name, true_objects
-from .average_precision import SIZES, ap_by_class_and_size
-from .metrics import Reading, Statistics, metrics_of_means
+from .average_precision import ap_by_class_and_size
+from .coco_tables import SIZES
+from .intervals import wilson
+from .metrics import Reading, Statistics, metrics_of_means, rates
 
-Parts = dict[str, Mapping[str, float | int | None]]
-"""Part → metric → value (None: nothing to compute it from), and `n`, how many samples or true objects the part has."""
+Parts = dict[str, Mapping[str, Any]]
+"""Part → metric → value (None: nothing to compute it from), and `n`, its samples or true objects.
+
+`ci95` holds the 95 % intervals of those metrics that are shares of the part's samples, by name.
+"""
 
 COUNTS = {**{str(number): number for number in range(11)}, "11-20": 20, "21+": float("inf")}
 """Parts by true count, each with the greatest count that belongs to it."""
@@ -35,9 +44,16 @@ def _by_part(task: Task, parts_S: Sequence[str], order: Sequence[str], stats: St
     for part in order:
         inside_S = np.array([name == part for name in parts_S])
         if inside_S.any():
-            means = {name: column[inside_S].mean(keepdims=True) for name, column in stats.items()}
-            found[part] = {name: float(value[0]) for name, value in metrics_of_means(task, means).items()} | {"n": int(inside_S.sum())}
+            found[part] = _part(task, {name: column[inside_S] for name, column in stats.items()})
     return found
+
+
+def _part(task: Task, stats: Statistics) -> dict[str, Any]:
+    means = {name: column.mean(keepdims=True) for name, column in stats.items()}
+    values = {name: float(value[0]) for name, value in metrics_of_means(task, means).items()}
+    count = len(next(iter(stats.values())))
+    edges = {name: wilson(value, count) for name, value in values.items() if name in rates(task)}
+    return {**values, "n": count, "ci95": edges}
 
 
 def _count(sample: Sample) -> str:

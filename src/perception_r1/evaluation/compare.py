@@ -11,7 +11,7 @@ from ..records import BadData, Sample
 from ..tasks import Task, make_task
 from .average_precision import coco_ap_difference
 from .folders import read_metrics
-from .intervals import holm, swaps
+from .intervals import holm, share_as_extreme, swaps
 from .metrics import Statistics, metrics_of_means, paired_difference
 from .per_sample import answer_of_row, read_per_sample, statistics_of_rows
 
@@ -27,11 +27,13 @@ def compare_runs(
     permutations: int = PERMUTATIONS,
     ap_resamples: int | None = 100,
 ) -> dict[str, Any]:
-    """What run B changes against run A: `{"task", "samples", "metrics": {name: {"a", "b", "value", "ci95", "p", "p_holm"}}, "notes"}`.
+    """What run B changes against run A: `{"task", "samples", "metrics", "tested", "notes"}`.
 
-    `value` is B minus A with a 95 % interval from paired resamples; `p` is two-sided, of a permutation test that swaps the two
-    runs on random samples (COCO's figures: from their paired resamples). `p_holm` is adjusted for the number of metrics
-    tested here (Holm 1979). COCO's figures are there when the data can still be loaded, else `notes` says why not;
+    `metrics` are `{name: {"a", "b", "value", "ci95", "p", "p_holm"}}`: `value` is B minus A with
+    its 95 % interval; `p` is two-sided, of a permutation test that swaps the two runs on random
+    samples. `tested` are the task's main metrics (`Task.TESTED`) that are there, and come first:
+    their `p_holm` is adjusted for how many they are (Holm 1979). That of all others is None, and
+    their `p` is not adjusted. COCO's figures are there when the data can still be loaded, else `notes` says why not;
     `ap_resamples` None leaves them out, since they take half a second a resample for 5,000 images.
     Raises BadData for runs of different tasks or data.
     """
@@ -46,13 +48,20 @@ def compare_runs(
     if task.name == "detection" and ap_resamples is not None:
         ap, more = _ap_changes(results[0], rows, seed, ap_resamples)
         changes, notes = ap | changes, notes + more
-    adjusted = holm([entry["p"] for entry in changes.values()])
+    adjusted = _adjusted(task, changes)
     values = [result["metrics"] for result in results]
-    metrics = {
-        name: {"a": _value(values[0], name), "b": _value(values[1], name), **entry, "p_holm": p}
-        for (name, entry), p in zip(changes.items(), adjusted, strict=True)
-    }
-    return {"task": task.name, "samples": len(rows[0]), "metrics": metrics, "notes": notes}
+    metrics = {}
+    for name in dict.fromkeys([*adjusted, *changes]):
+        sides = {"a": _value(values[0], name), "b": _value(values[1], name)}
+        metrics[name] = {**sides, **changes[name], "p_holm": adjusted.get(name)}
+    about = {"task": task.name, "samples": len(rows[0])}
+    return {**about, "metrics": metrics, "tested": list(adjusted), "notes": notes}
+
+
+def _adjusted(task: Task, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The adjusted p-values of the main metrics that are there."""
+    tested = [name for name in task.TESTED or (task.MAIN_METRIC,) if name in changes]
+    return dict(zip(tested, holm([changes[name]["p"] for name in tested]), strict=True))
 
 
 def permutation_p(task: Task, before: Statistics, after: Statistics, *, seed: int = 0, permutations: int = PERMUTATIONS) -> dict[str, float]:
@@ -70,12 +79,7 @@ def permutation_p(task: Task, before: Statistics, after: Statistics, *, seed: in
         return metrics_of_means(task, dict(zip(names, means_RK.T, strict=True)))
 
     low, high = metrics(first_SK.mean(0) + moved_RK), metrics(second_SK.mean(0) - moved_RK)
-    return {name: _share_as_extreme(np.abs(high[name] - low[name])) for name in low}
-
-
-def _share_as_extreme(change_R: np.ndarray) -> float:
-    least = change_R[0] * (1 - 1e-9) - 1e-12  # equal up to rounding is as extreme
-    return float((change_R >= least).mean())
+    return {name: share_as_extreme(high[name] - low[name]) for name in low}
 
 
 def _check_same(folders: Sequence[Path], results: Sequence[Mapping[str, Any]], rows: Sequence[Sequence[Mapping[str, Any]]]) -> None:
@@ -102,7 +106,7 @@ def _ap_changes(
     except BadData as problem:
         return {}, [f"COCO's figures are not compared, since the data cannot be loaded: {problem}"]
     answers = [[answer_of_row(row) for row in some] for some in rows]
-    found = coco_ap_difference(samples, answers[0], answers[1], seed=seed, resamples=resamples)
+    found = coco_ap_difference(samples, *answers, seed=seed, resamples=resamples)
     return {name: entry for name, entry in found.items() if entry["value"] is not None}, []
 
 

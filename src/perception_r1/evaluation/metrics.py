@@ -1,4 +1,4 @@
-"""Metrics with 95 % bootstrap intervals from per-sample statistics, with tolerant and with strict reading of the answers.
+"""Metrics with 95 % intervals from per-sample statistics, of tolerant and of strict reading.
 
 A task says what is measured on one sample (`Task.measure`) and how metrics follow from the means (`Task.metrics`); this
 room only averages, resamples the samples and adds the rates that every task reports.
@@ -15,13 +15,24 @@ from ..tasks.detection import COCO_NAMES
 from ..tasks.task import plain_name
 from ..tasks.words import check_installed as check_words
 from .average_precision import check_hotcoco, coco_ap
-from .intervals import interval, resample_weights
+from .intervals import (
+    Interval,
+    between_limits,
+    bounded_interval,
+    paired_rates_interval,
+    percentile_interval,
+    resample_counts,
+    wilson,
+)
 
 Statistics = Mapping[str, np.ndarray]
 """What was measured, by name: one float64 array (S,) each, in the order of the samples."""
 
 ALWAYS = ("parse_failure_rate", "truncated_rate", "answer_length")
 """Reported beside every figure; the length is the mean number of characters."""
+ALWAYS_RATES = frozenset({"parse_failure_rate", "truncated_rate"})
+ALWAYS_BOUNDED = {"unknown_label_rate": ("named",)}
+"""As `Task.RATES` and `Task.BOUNDED`, of what is measured for every task."""
 
 
 class Reading(NamedTuple):
@@ -110,30 +121,105 @@ def metrics_of_means(task: Task, means: Mapping[str, np.ndarray]) -> dict[str, n
     return task.metrics(own) | always
 
 
+# --- intervals -------------------------------------------------------------------------------------------------------
+def rates(task: Task) -> frozenset[str]:
+    """The metrics that are a share of the samples: the task's own and those of ALWAYS."""
+    return task.RATES | ALWAYS_RATES
+
+
+def limits(task: Task, name: str) -> tuple[float, float]:
+    """The least and greatest value that a metric can have, as the task declares it."""
+    inside = name in rates(task) or name in task.BOUNDED or name in ALWAYS_BOUNDED
+    return (0.0, 1.0) if inside else (-np.inf, np.inf)
+
+
+def _carrying(task: Task, name: str, stats: Statistics) -> float:
+    """How many samples a bounded metric is of: Kish's effective number, 0 where none weighs."""
+    weighing = (*task.BOUNDED.get(name, ()), *ALWAYS_BOUNDED.get(name, ()))
+    if not weighing:
+        return float(len(next(iter(stats.values()))))
+    weight_S = np.sum([stats[statistic] for statistic in weighing], axis=0)
+    return float(weight_S.sum() ** 2 / (weight_S**2).sum()) if weight_S.any() else 0.0
+
+
+def _column(task: Task, name: str, stats: Statistics) -> np.ndarray:
+    """The statistic that a rate is the mean of."""
+    column_S = stats[name]
+    if not np.isin(column_S, (0, 1)).all():
+        raise ValueError(
+            f"{task.name}: {name} is declared to be a rate, but has values other than 0 and 1: "
+            "declare it in BOUNDED"
+        )
+    return column_S
+
+
 def _point_and_draws(task: Task, stats: Statistics, seed: int, resamples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     names, table_SK = list(stats), np.stack(list(stats.values()), axis=1)
-    blocks = [weights_RS @ table_SK for weights_RS in resample_weights(len(table_SK), seed=seed, resamples=resamples)]
-    drawn_RK = np.concatenate([table_SK.mean(0, keepdims=True), *blocks])  # row 0: the samples as they are
-    values = metrics_of_means(task, dict(zip(names, drawn_RK.T, strict=True)))
+    count = len(table_SK)
+    counted = resample_counts(count, seed=seed, resamples=resamples)
+    # Row 0: every sample once. Whole numbers stay exact until they are divided, once.
+    sums = [table_SK.sum(0, keepdims=True), *(counts_RS @ table_SK for counts_RS in counted)]
+    values = metrics_of_means(task, dict(zip(names, (np.concatenate(sums) / count).T, strict=True)))
     return {name: column[:1] for name, column in values.items()}, {name: column[1:] for name, column in values.items()}
 
 
 def bootstrap(task: Task, stats: Statistics, *, seed: int = 0, resamples: int = 1000) -> dict[str, dict[str, Any]]:
-    """Every metric of `stats` as `{"value", "ci95": [low, high], "n"}`: percentile bootstrap over samples."""
+    """Every metric of `stats` as `{"value", "ci95": [low, high], "n"}`, each by its kind.
+
+    Rates: Wilson's. What else stays within [0, 1]: Wilson's for as many samples as spread like the
+    bootstrap. The rest: percentiles of the bootstrap, None where all samples are equal.
+    """
     point, draws = _point_and_draws(task, stats, seed, resamples)
     count = len(next(iter(stats.values())))
-    return {name: {"value": float(point[name][0]), "ci95": interval(draws[name]), "n": count} for name in point}
+    found = {}
+    for name, values in point.items():
+        edges = _interval(task, name, stats, float(values[0]), draws[name])
+        found[name] = {"value": float(values[0]), "ci95": edges, "n": count}
+    return found
+
+
+def _interval(
+    task: Task, name: str, stats: Statistics, value: float, draws_R: np.ndarray
+) -> Interval:
+    count = len(next(iter(stats.values())))
+    if name in rates(task):
+        return wilson(float(_column(task, name, stats).sum()) / count, count)
+    if np.isfinite(limits(task, name)).all():
+        carrying = _carrying(task, name, stats)
+        return bounded_interval(value, draws_R, samples=count, carrying=carrying)
+    return percentile_interval(value, draws_R)
 
 
 def paired_difference(
     task: Task, before: Statistics, after: Statistics, *, seed: int = 0, resamples: int = 1000
 ) -> dict[str, dict[str, Any]]:
-    """After minus before for every metric, `{"value", "ci95"}`, both on the same resamples of the same samples, in order."""
+    """After minus before for every metric, `{"value", "ci95"}`, on the same samples in order.
+
+    Of rates with Tango's interval; else percentiles of the bootstrap, both on the same resamples.
+    """
     sizes = {len(column) for stats in (before, after) for column in stats.values()}
     if len(sizes) != 1:
         raise BadData(f"a paired difference needs the same samples twice, found {sorted(sizes)} of them")
     (point_0, draws_0), (point_1, draws_1) = (_point_and_draws(task, stats, seed, resamples) for stats in (before, after))
-    return {name: {"value": float((point_1[name] - point_0[name])[0]), "ci95": interval(draws_1[name] - draws_0[name])} for name in point_0}
+    found = {}
+    for name in point_0:
+        value = float((point_1[name] - point_0[name])[0])
+        edges = _paired_interval(task, name, (before, after), value, draws_1[name] - draws_0[name])
+        found[name] = {"value": value, "ci95": edges}
+    return found
+
+
+def _paired_interval(
+    task: Task, name: str, runs: tuple[Statistics, Statistics], value: float, draws_R: np.ndarray
+) -> Interval:
+    if name in rates(task):
+        return paired_rates_interval(*(_column(task, name, stats) for stats in runs))
+    low, high = limits(task, name)
+    edges = percentile_interval(value, draws_R)
+    if edges is not None or not np.isfinite(high - low):
+        return edges
+    carrying = min(_carrying(task, name, stats) for stats in runs)
+    return between_limits(value, carrying, (low - high, high - low))
 
 
 def summarise(

@@ -51,7 +51,7 @@ def _before_and_after(before: Metrics, after: Metrics, paired: Metrics) -> list[
     rows = [[Cell(text=name), number(before.get(name)), number(after.get(name)), number(paired.get(name), sign="+")] for name in names]
     counts = sorted({entry["n"] for entry in (*before.values(), *after.values()) if "n" in entry})
     size = f"{' and '.join(f'{count:,}' for count in counts)} held-out samples. " if counts else ""
-    words = f"{size}95 % bootstrap intervals in brackets; a paired difference in bold has an interval without zero."
+    words = f"{size}95 % intervals in brackets; a paired difference in bold has an interval without zero."
     return [Words(text=words, quiet=True), Table(head=("metric", "before", "after", "paired difference"), rows=rows)]
 
 

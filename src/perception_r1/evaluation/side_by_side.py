@@ -18,6 +18,10 @@ PLOTTED = {
 """Of each kind of parts, the metrics that are drawn where a run has them."""
 
 
+AP_BIAS = "COCO's AP depends on how many images it is of; with few it is too high"
+"""Measured in docs/decisions/0012-intervals-and-tests.md."""
+
+
 def number(entry: Mapping[str, Any] | None, sign: str = "") -> Cell:
     """A metric with its interval; of a signed difference, in bold where its interval leaves zero out."""
     if entry is None or entry.get("value") is None:
@@ -41,7 +45,8 @@ def task_section(runs: Sequence[Run]) -> list[Block]:
     for run in runs:
         columns += [(run.name, run.metrics), *([(f"{run.name}, strict", run.about["strict"])] if _strict_differs(run) else [])]
     blocks: list[Block] = [Heading(text=f"{runs[0].task}: all metrics"), metrics_table(columns)]
-    blocks.append(Words(text=f"95 % bootstrap intervals in brackets. {_strictness(runs)}", quiet=True))
+    blocks.append(Words(text=f"95 % intervals in brackets. {_strictness(runs)}", quiet=True))
+    blocks += _about_ap(runs)
     notes = [f"{run.name}: {note}" for run in runs for note in run.about.get("notes") or ()]
     blocks += [Items(lines=notes)] if notes else []
     return [*blocks, *_differences(runs), *_parts(runs), Fold(title=f"How {runs[0].task} was measured", blocks=[_settings(runs)])]
@@ -59,6 +64,17 @@ def _strictness(runs: Sequence[Run]) -> str:
     return f"{words}; for {', '.join(same)} that changes no figure." if same else f"{words}."
 
 
+def _about_ap(runs: Sequence[Run]) -> list[Block]:
+    """That AP depends on the number of images; a warning where these runs have different ones."""
+    if runs[0].task != "detection":
+        return []
+    if len({run.samples for run in runs}) == 1:
+        return [Words(text=f"{AP_BIAS}: compare it on the same images only.", quiet=True)]
+    sizes = ", ".join(f"{run.name} {run.samples:,}" for run in runs)
+    words = f"Do not compare the AP of these runs, of different numbers of images ({sizes})."
+    return [Words(text=f"{words} {AP_BIAS}.", strong=True)]
+
+
 # --- paired differences ----------------------------------------------------------------------------------------------
 def _differences(runs: Sequence[Run]) -> list[Block]:
     """Of each later run to the first, on the same samples; or why there is none."""
@@ -73,20 +89,28 @@ def _differences(runs: Sequence[Run]) -> list[Block]:
         except BadData as problem:
             blocks.append(Words(text=f"No paired difference of {run.name} and {first.name}: {problem}"))
             continue
-        blocks += [Heading(text=f"{run.name} minus {first.name}, on the same samples", level=3), _difference_table(found["metrics"]), _TESTED]
+        blocks.append(Heading(text=f"{run.name} minus {first.name}, on the same samples", level=3))
+        blocks += _tested_differences(found)
         blocks += [Items(lines=found["notes"])] if found["notes"] else []
     return blocks
 
 
-_TESTED = Words(
-    text="p: two-sided, of a permutation test that swaps the two runs on random samples (COCO's figures: of paired resamples). "
-    "Holm: adjusted for the number of metrics tested.",
-    quiet=True,
-)
+def _tested_differences(found: Mapping[str, Any]) -> list[Block]:
+    """The main metrics first, whose p are adjusted, then the rest, and how both are meant."""
+    tested = ", ".join(found["tested"]) or "no metric"
+    words = (
+        "p: two-sided, of a permutation test that swaps the two runs on random samples. "
+        f"Tested are the main metrics ({tested}): Holm adjusts their p for how many they are. "
+        "The p of other rows is not adjusted; one in twenty is below 0.05 where nothing changed."
+    )
+    return [_difference_table(found["metrics"], found["tested"]), Words(text=words, quiet=True)]
 
 
-def _difference_table(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
-    rows = [[Cell(text=name), number(entry, sign="+"), _plain(entry["p"], 4), _plain(entry["p_holm"], 4)] for name, entry in metrics.items()]
+def _difference_table(metrics: Mapping[str, Mapping[str, Any]], tested: Sequence[str]) -> Table:
+    rows = []
+    for name, entry in metrics.items():
+        p_cells = [_plain(entry["p"], 4), _plain(entry["p_holm"], 4)]
+        rows.append([Cell(text=name, strong=name in tested), number(entry, sign="+"), *p_cells])
     return Table(head=["metric", "paired difference", "p", "p (Holm)"], rows=rows)
 
 
@@ -99,10 +123,11 @@ def _parts(runs: Sequence[Run]) -> list[Block]:
 def _kind(kind: str, runs: Sequence[Run]) -> list[Block]:
     parts = [run.about["breakdown"][kind] for run in runs]
     names = list(dict.fromkeys(name for found in parts for name in found))
-    metrics = dict.fromkeys(metric for found in parts for row in found.values() for metric in row if metric != "n")
-    drawn = [metric for metric in PLOTTED.get(kind, ()) if metric in metrics] or list(metrics)[:1]
+    every = dict.fromkeys(key for found in parts for row in found.values() for key in row)
+    metrics = [metric for metric in every if metric not in ("n", "ci95")]
+    drawn = [metric for metric in PLOTTED.get(kind, ()) if metric in metrics] or metrics[:1]
     svgs = [(metric, bars_svg([_bars(name, metric, parts) for name in names], [run.name for run in runs])) for metric in drawn]
-    table = _part_table(names, list(metrics), runs, parts)
+    table = _part_table(names, metrics, runs, parts)
     return [Heading(text=f"By {kind}", level=3), Drawings(svgs=svgs), Fold(title=f"Every figure by {kind}", blocks=[table])]
 
 
@@ -117,8 +142,14 @@ def _part_table(names: Sequence[str], metrics: Sequence[str], runs: Sequence[Run
     rows = []
     for name in names:
         size = next((str(found[name]["n"]) for found in parts if "n" in found.get(name, {})), "–")
-        rows.append([Cell(text=name), Cell(text=size), *(_plain(found.get(name, {}).get(metric)) for metric in metrics for found in parts)])
+        cells = [_part_cell(found.get(name, {}), metric) for metric in metrics for found in parts]
+        rows.append([Cell(text=name), Cell(text=size), *cells])
     return Table(head=head, rows=rows)
+
+
+def _part_cell(row: Mapping[str, Any], metric: str) -> Cell:
+    """A figure of a part; older files have no intervals there."""
+    return number({"value": row.get(metric), "ci95": row.get("ci95", {}).get(metric)})
 
 
 def _plain(value: float | None, digits: int = 3) -> Cell:

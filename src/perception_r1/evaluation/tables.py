@@ -147,7 +147,11 @@ def size_note(run: Run) -> str | None:
     expected = PUBLISHED_SIZES.get(run.declared or "")
     if expected is None or expected == run.samples:
         return None
-    return f"{run.name} is declared to be {run.declared}, which has {expected:,} samples, but was measured on {run.samples:,} of {run.data}"
+    words = f"{run.name} is declared to be {run.declared}, which has {expected:,} samples"
+    words += f", but was measured on {run.samples:,} of {run.data}"
+    if run.task == "detection":
+        words += ". COCO's AP of another number of images does not compare"
+    return words
 
 
 GENERAL = {

@@ -149,7 +149,8 @@ def _main(found: Results) -> Figure:
 
 def _sampled(found: Results) -> Figure | None:
     values = [found[seed]["sampled"] for seed in sorted(found)]
-    return mean_figure(values) if all(values) else None
+    bounds = next(iter(found.values()))["bounds"]
+    return mean_figure(values, (bounds[0], bounds[1])) if all(values) else None
 
 
 def _change(found: Results, reference: Results, figure: Callable[[Results], Figure | None]) -> Figure | None:

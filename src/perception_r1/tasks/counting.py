@@ -27,6 +27,9 @@ class Counting(BoxTask):
     TERMS: ClassVar = {"format": (0.0, 1.0), "distance": (0.0, 1.0)}
     MAIN_METRIC: ClassVar[str] = "distance_score"
     LOWER_IS_BETTER: ClassVar = frozenset({"count_mae", "count_rmse"})
+    TESTED: ClassVar = ("distance_score", "count_acc")
+    RATES: ClassVar = frozenset({"count_acc", "count_within1"})
+    BOUNDED: ClassVar = {"distance_score": ()}
 
     def question(self, sample: Sample) -> str:
         return f"Output all the bounding boxes of the {sample.query}"

@@ -34,6 +34,12 @@ class Detection(BoxTask):
     name: ClassVar[str] = "detection"
     TERMS: ClassVar = {"format": (0.0, 1.0), "number": (0.0, 1.0), "location": (0.0, 1.0), "class": (0.0, 1.0), "missing": (-1.0, 0.0)}
     MAIN_METRIC: ClassVar[str] = "f1@0.5"
+    TESTED: ClassVar = ("f1@0.5", "AP")
+    BOUNDED: ClassVar = {
+        **{f"f1@{at}": ("predicted", "true") for at in THRESHOLDS},
+        **{f"precision@{at}": ("predicted",) for at in THRESHOLDS},
+        **{f"recall@{at}": ("true",) for at in THRESHOLDS},
+    }
 
     def question(self, sample: Sample) -> str:
         return f"Please output bbox coordinates and names of {', '.join(sample.categories or COCO_NAMES)}."

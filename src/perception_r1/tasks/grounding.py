@@ -31,6 +31,9 @@ class Grounding(BoxTask):
     name: ClassVar[str] = "grounding"
     TERMS: ClassVar = {"format": (0.0, 1.0), "iou": (0.0, 1.0)}
     MAIN_METRIC: ClassVar[str] = "mean_iou"
+    TESTED: ClassVar = ("mean_iou", "acc@0.5")
+    RATES: ClassVar = frozenset({f"acc@{threshold}" for threshold in THRESHOLDS})
+    BOUNDED: ClassVar = {"acc@avg": (), "mean_iou": ()}
 
     def __post_init__(self) -> None:
         super().__post_init__()

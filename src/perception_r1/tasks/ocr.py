@@ -24,6 +24,8 @@ class Ocr(Task):
     TERMS: ClassVar = {"format": (0.0, 1.0), "edit": (0.0, 1.0)}
     MAIN_METRIC: ClassVar[str] = "edit_distance"
     LOWER_IS_BETTER: ClassVar = frozenset({"edit_distance", "cer", "wer"})
+    TESTED: ClassVar = ("edit_distance", "f1")
+    BOUNDED: ClassVar = dict.fromkeys(PAGE_METRICS, ())
 
     def question(self, sample: Sample) -> str:
         return "OCR this image."

@@ -36,6 +36,15 @@ class Task(ABC):
     """Each reward term with its least and greatest value before weighting."""
     MAIN_METRIC: ClassVar[str]
     LOWER_IS_BETTER: ClassVar[frozenset[str]] = frozenset()
+    TESTED: ClassVar[tuple[str, ...]] = ()
+    """What a comparison tests, adjusted for each other: the main metric and the paper's."""
+    RATES: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that are a share of the samples: means of the statistic of that name, 0 or 1 each."""
+    BOUNDED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Other metrics within [0, 1], and by the sum of which statistics a sample weighs in them.
+
+    Without any, all samples weigh the same.
+    """
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHINGS:
