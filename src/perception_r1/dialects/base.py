@@ -18,7 +18,8 @@ MOST_ITEMS = 10_000
 DEEPEST = 8
 """Special tokens spelled inside one another are taken out this many levels deep."""
 
-LOOSE_ROW = r"(?<![0-9.])[0-9.]++(?:\s*+,\s*+[+-]?+[0-9.]++){3}"
+NUMBER = r"[+-]?+\.?+[0-9][0-9.]*+"
+LOOSE_ROW = rf"(?<![0-9.]){NUMBER}(?:\s*+,\s*+{NUMBER}){{3}}"
 """Pattern (ASCII) of four numbers in a row, outside of any brackets."""
 
 
@@ -61,6 +62,14 @@ def _four_numbers(text: str) -> tuple[float, ...] | None:
 def last_line(text: str) -> str:
     """What of the text before a box can name it: its last line."""
     return (text.splitlines() or [""])[-1]
+
+
+def without_broken(text: str, broken: re.Pattern[str]) -> tuple[str, int]:
+    """What follows the last broken item in a text between boxes, and how many such items there are."""
+    count, end = 0, 0
+    for item in broken.finditer(text):
+        count, end = count + 1, item.end()
+    return text[end:], count
 
 
 def one_line(labels: Sequence[str]) -> list[str]:

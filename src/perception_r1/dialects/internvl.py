@@ -9,7 +9,7 @@ Both are read as the second: the label of a list of boxes is the text before it,
 import re
 from collections.abc import Sequence
 
-from .base import LOOSE_ROW, Found, last_line
+from .base import LOOSE_ROW, NUMBER, Found, last_line, without_broken
 
 SPECIAL_TOKENS = re.compile(
     r"</?(?:ref|box|quad|img)>|<IMG_CONTEXT>|<\|(?:im_start|im_end|endoftext)\|>"
@@ -22,8 +22,9 @@ _BETWEEN = r"[\s,]*+"
 _BOXES = re.compile(
     rf"\[\s*+(\[[^\[\]]*+\](?:{_BETWEEN}\[[^\[\]]*+\])*+)\s*+(\])?+|\[([^\[\]]*+)\]", re.ASCII
 )
-_COORDINATES = re.compile(r"\s*+[+-]?+[0-9.]++\s*+,", re.ASCII)
-_LOOSE = re.compile(LOOSE_ROW, re.ASCII)
+_COORDINATES = re.compile(rf"\s*+{NUMBER}\s*+,", re.ASCII)
+# Coordinates that are no box: a row cut off, or numbers without brackets.
+_BROKEN = re.compile(rf"\[\s*+{NUMBER}[-+0-9.,\s]*+(?!\])|{LOOSE_ROW}", re.ASCII)
 
 
 def scan_internvl(text: str) -> Found:
@@ -35,17 +36,18 @@ def scan_internvl(text: str) -> Found:
             continue  # brackets in a label, or in words around
         gap = text[end : item.start()].strip()
         named = gap.removeprefix(",").strip() if found.rows else gap
-        label = last_line(named).strip()
-        bad = _broken(named)
-        found.exact &= not bad and label == named and named.count("[") == named.count("]")
+        naming, bad = without_broken(named, _BROKEN)
+        label = last_line(naming).strip()
+        found.exact &= label == named and named.count("[") == named.count("]")
         found.exact &= bool(closed) and _commas_only(listed)
+        found.add_bad(bad)
         for row in _ROW.findall(listed or f"[{single}]"):
             found.add(row, label)
-        found.add_bad(bad)
         end = item.end()
     tail = text[end:].strip()
     found.exact &= not tail
-    found.add_bad(int(bool(found.rows) and _broken(tail) > 0))
+    cut_off = tail.endswith("[") or _BROKEN.search(tail) is not None
+    found.add_bad(int(bool(found.rows) and cut_off))
     return found
 
 
@@ -53,12 +55,6 @@ def _commas_only(listed: str) -> bool:
     """Whether there is one comma between any two rows."""
     places = "".join(_ROW.sub("_", listed).split()).split(",")
     return all(place == "_" for place in places)
-
-
-def _broken(text: str) -> int:
-    """How many items there are that are no boxes: numbers without brackets, or a list cut off."""
-    loose = sum(1 for _ in _LOOSE.finditer(text))
-    return loose or int(text.count("[") > text.count("]"))
 
 
 def write_internvl(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> str:

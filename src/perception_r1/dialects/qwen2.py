@@ -10,7 +10,7 @@ or a comma, before it has the label of the box before; a semicolon ends that, fo
 import re
 from collections.abc import Sequence
 
-from .base import LOOSE_ROW, Found, last_line
+from .base import LOOSE_ROW, NUMBER, Found, last_line, without_broken
 
 SPECIAL_TOKENS = re.compile(
     r"<\|(?:object_ref_start|object_ref_end|box_start|box_end|quad_start|quad_end"
@@ -20,13 +20,11 @@ SPECIAL_TOKENS = re.compile(
 
 _BOX = re.compile(r"\(([^()]*+)\)\s*+,\s*+\(([^()]*+)\)", re.ASCII)
 # Coordinates that are no box: a lone pair, a pair cut off, or numbers without parentheses.
+_COORDINATES = r"[-+0-9.,\s]*+"
 _BROKEN = re.compile(
-    rf"\(\s*+[+-]?+[0-9.]++\s*+,[^()]*+(?:\)\s*+,\s*+\([^()]*+)?+|{LOOSE_ROW}", re.ASCII
+    rf"\(\s*+{NUMBER}\s*+,{_COORDINATES}(?:\)\s*+,\s*+\({_COORDINATES})?+\)?+|{LOOSE_ROW}",
+    re.ASCII,
 )
-
-
-def _broken(text: str) -> int:
-    return sum(1 for _ in _BROKEN.finditer(text))
 
 
 def scan_qwen2(text: str) -> Found:
@@ -35,16 +33,16 @@ def scan_qwen2(text: str) -> Found:
     for item in _BOX.finditer(text):
         gap = text[end : item.start()].strip()
         named = _after_separator(gap) if found.rows else gap
-        if named or gap.startswith(";") or not found.rows:
-            label = last_line(named).strip()
-        bad = _broken(named)
-        found.exact &= not bad and (not named or label == named)
-        found.add(f"{item[1]},{item[2]}", label)
+        naming, bad = without_broken(named, _BROKEN)
+        if named or gap.startswith(";"):
+            label = last_line(naming).strip()
+        found.exact &= not named or label == named
         found.add_bad(bad)
+        found.add(f"{item[1]},{item[2]}", label)
         end = item.end()
     tail = text[end:].strip()
     found.exact &= not tail
-    found.add_bad(int(bool(found.rows) and ("(" in tail or _broken(tail) > 0)))
+    found.add_bad(int(bool(found.rows) and ("(" in tail or _BROKEN.search(tail) is not None)))
     return found
 
 
