@@ -47,7 +47,10 @@ def tasks() -> None:
     table = Table("task", "prompt", "reward terms", "main metric")
     for name in TASKS:
         task = make_task(name)
-        terms = "\n".join(f"{term} {least:g} … {greatest:g}" for term, (least, greatest) in task.TERMS.items())
+        terms = "\n".join(
+            f"{term} {least:g} … {greatest:g}{' (weight 0)' * (not task.weight(term))}"
+            for term, (least, greatest) in task.all_terms().items()
+        )
         table.add_row(name, task.template(), terms, task.MAIN_METRIC)
     Console().print(table)
 
@@ -58,7 +61,7 @@ def score(
     answers: Answers = None,
     dialect: DialectName = "qwen2-vl",
     thinking: Thinking = False,
-    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")] = "hungarian",
+    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best (which pays for copies).")] = "hungarian",
     weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
     min_pixels: Annotated[int, typer.Option(help="Smallest image the model saw, in pixels.")] = 3136,
     max_pixels: Annotated[int, typer.Option(help="Largest image the model saw, in pixels.")] = 1_000_000,
@@ -123,7 +126,7 @@ def probe(
     save_difficulty: Annotated[Path | None, typer.Option("--save-difficulty", help="File for a line a sample, which a curriculum reads.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
     thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; the model's own way by default.")] = None,
-    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")] = "hungarian",
+    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best (which pays for copies).")] = "hungarian",
     weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
     temperature: Annotated[float, typer.Option(help="Of the sampling, as in the run that is planned.")] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Answers sampled at a time.")] = 32,

@@ -32,7 +32,7 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.min_pixels <= self.max_pixels:
             raise BadData(f"found min_pixels {self.min_pixels} and max_pixels {self.max_pixels}, expected 1 <= min <= max")
-        terms = {term for task in TASKS.values() for term in task.TERMS}
+        terms = {term for task in TASKS.values() for term in task.all_terms()}
         if unknown := sorted(set(self.weights) - terms):
             raise BadData(f"weights: no task has the term {unknown[0]!r}: expected {', '.join(sorted(terms))}")
         _ = self.tasks
@@ -42,7 +42,7 @@ class ScoreSettings:
         """Every task with these settings, by name."""
         made = {}
         for name, kind in TASKS.items():
-            weights = {term: weight for term, weight in self.weights.items() if term in kind.TERMS}
+            weights = {term: weight for term, weight in self.weights.items() if term in kind.all_terms()}
             made[name] = make_task(name, dialect=self.dialect, thinking=self.thinking, matching=self.matching, weights=weights)
         return made
 
