@@ -1,5 +1,5 @@
 # The words of the project. Each one makes .venv first if there is none.
-.PHONY: setup browser quickstart test check lint bench docs
+.PHONY: setup browser quickstart test check lint bench docs fuzz
 
 STAMP := .venv/.installed
 # The first interpreter found that is 3.11 or newer; override with `make PYTHON=/path/to/python`.
@@ -42,6 +42,10 @@ lint: setup
 	.venv/bin/pyright
 
 check: lint test  ## what CI runs: lint, types, tests
+
+MINUTES ?= 10
+fuzz: setup  ## a search for answers that break a reward, for MINUTES from a fresh seed, which is printed; SEED=7 repeats one
+	.venv/bin/python tests/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: setup  ## every figure of benchmarks/, measured on this machine
 	@set -e; for script in $(filter-out benchmarks/random_model.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done

@@ -33,6 +33,7 @@ InputFile = Annotated[Path, typer.Argument(metavar="FILE", help="A sample file: 
 Answers = Annotated[Path | None, typer.Option(help='Lines of {"id", "completion"}, joined with FILE by id.')]
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A name in recipes/, or a YAML file.")]
 DialectName = Annotated[str, typer.Option("--dialect", help="qwen2-vl, qwen2.5-vl, qwen3-vl, internvl, llava or plain.")]
+MATCHING_HELP = "hungarian, greedy, sequential or best (which pays for copies: to compare only)."
 Thinking = Annotated[bool, typer.Option("--thinking", help="Demand <think>…</think><answer>…</answer>.")]
 
 
@@ -61,7 +62,7 @@ def score(
     answers: Answers = None,
     dialect: DialectName = "qwen2-vl",
     thinking: Thinking = False,
-    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best (which pays for copies).")] = "hungarian",
+    matching: Annotated[str, typer.Option(help=MATCHING_HELP)] = "hungarian",
     weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
     min_pixels: Annotated[int, typer.Option(help="Smallest image the model saw, in pixels.")] = 3136,
     max_pixels: Annotated[int, typer.Option(help="Largest image the model saw, in pixels.")] = 1_000_000,
@@ -126,7 +127,7 @@ def probe(
     save_difficulty: Annotated[Path | None, typer.Option("--save-difficulty", help="File for a line a sample, which a curriculum reads.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How answers write boxes; the model's own by default.")] = None,
     thinking: Annotated[bool | None, typer.Option(help="Whether answers think first; the model's own way by default.")] = None,
-    matching: Annotated[str, typer.Option(help="hungarian, greedy, sequential or best (which pays for copies).")] = "hungarian",
+    matching: Annotated[str, typer.Option(help=MATCHING_HELP)] = "hungarian",
     weights: Annotated[str, typer.Option(help="Weights of reward terms, as iou=1,format=0.5; 0 removes a term.")] = "",
     temperature: Annotated[float, typer.Option(help="Of the sampling, as in the run that is planned.")] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Answers sampled at a time.")] = 32,

@@ -10,7 +10,7 @@ from ..primitives.numbers import number_in
 from ..records import Answer, BadData, Frame, Malformed
 
 OUTSIDE = 1.0
-"""A box may reach this many original pixels outside the image (rounding) before it is a bad item."""
+"""A box may reach this many original pixels outside the image (rounding) and still be a box."""
 
 MOST_ITEMS = 10_000
 """An answer with more items than this is malformed: no response limit in use allows so many."""
@@ -65,7 +65,7 @@ def last_line(text: str) -> str:
 
 
 def without_broken(text: str, broken: re.Pattern[str]) -> tuple[str, int]:
-    """What follows the last broken item in a text between boxes, and how many such items there are."""
+    """What follows the last broken item in a text between boxes, and how many there are."""
     count, end = 0, 0
     for item in broken.finditer(text):
         count, end = count + 1, item.end()
@@ -119,7 +119,8 @@ class Dialect:
         """The text as engines give it that strip the family's special tokens.
 
         Texts with and without them are read as one, so a score does not depend on the engine. A
-        token may come to light where another was taken out; nesting deeper than DEEPEST is Malformed.
+        token may come to light where another was taken out; nesting deeper
+        than DEEPEST is Malformed.
         """
         if self.special_tokens is None or "<" not in text:
             return text
@@ -189,7 +190,7 @@ class Dialect:
         return [f"{step / self.divisor:.3f}" for step in steps_4]
 
     def read(self, text: str, frame: Frame) -> Answer:
-        """The answer in model text, boxes in original pixels. Raises Malformed when none can be read."""
+        """The answer in model text, boxes in original pixels. Raises Malformed when there is none."""
         said = self.bare(text).strip()
         if said == self.nothing:
             return Answer()
@@ -211,4 +212,5 @@ class Dialect:
 
 def _inside(boxes_N4: np.ndarray, frame: Frame) -> np.ndarray:
     limit_2 = np.array([frame.width, frame.height]) + OUTSIDE
-    return (boxes_N4[:, :2] >= -OUTSIDE).all(1) & (boxes_N4[:, 2:] <= limit_2).all(1)
+    inside_N2 = (boxes_N4[:, :2] >= -OUTSIDE) & (boxes_N4[:, 2:] <= limit_2)
+    return np.asarray(inside_N2.all(axis=1))

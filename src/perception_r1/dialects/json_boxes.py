@@ -1,6 +1,6 @@
 """Qwen2.5-VL and Qwen3-VL: a JSON list, fenced or bare, of boxes with labels.
 
-    [{"bbox_2d": [435, 1, 616, 415], "label": "person"}, {"bbox_2d": [2, 70, 80, 210], "label": "dog"}]
+[{"bbox_2d": [435, 1, 616, 415], "label": "person"}, {"bbox_2d": [2, 70, 80, 210], "label": "dog"}]
 """
 
 import json
@@ -16,9 +16,7 @@ _STRING = r'"(?:[^"\\]++|\\.)*+"'
 _BARE = r'[^\s"{}\[\],]++'
 # _OBJECT has no capturing group: inside a possessive repeat CPython 3.11 fails with SystemError.
 _MEMBER = rf"{_STRING}{_SPACE}:{_SPACE}(?:{_STRING}|\[[^\[\]{{}}]*+\]|{_BARE})"
-_OBJECT = re.compile(
-    rf"\{{{_SPACE}{_MEMBER}(?:{_SPACE},{_SPACE}{_MEMBER})*+{_SPACE}\}}", re.DOTALL
-)
+_OBJECT = re.compile(rf"\{{{_SPACE}{_MEMBER}(?:{_SPACE},{_SPACE}{_MEMBER})*+{_SPACE}\}}", re.DOTALL)
 _MEMBERS = re.compile(
     rf"({_STRING}){_SPACE}:{_SPACE}(?:({_STRING})|\[([^\[\]{{}}]*+)\]|{_BARE})", re.DOTALL
 )

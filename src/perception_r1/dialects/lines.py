@@ -1,6 +1,6 @@
 """LLaVA and `plain`: one box a line, without special tokens.
 
-    dog: [0.157, 0.459, 0.208, 0.622]
+dog: [0.157, 0.459, 0.208, 0.622]
 """
 
 import re

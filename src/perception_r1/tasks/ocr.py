@@ -11,7 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..primitives.text import edits, normalised_edit_distance, set_agreement, text_agreement, words_of
+from ..primitives.text import (
+    edits,
+    normalised_edit_distance,
+    set_agreement,
+    text_agreement,
+    words_of,
+)
 from ..records import Answer, BadData, Frame, Malformed, Sample, Truth
 from .task import Task
 from .words import bleu, meteor, meteor_name, split_words
@@ -61,10 +67,10 @@ class Ocr(Task):
 
     def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
         page = str(truth.text)
-        found = {"format": float(answer.exact), "edit": text_agreement(answer.text, page, MOST_PAGES)}
+        found = {"format": float(answer.exact)}
+        found["edit"] = text_agreement(answer.text, page, MOST_PAGES)
         if self.weight("words"):
-            words = text_agreement(words_of(answer.text), words_of(page), MOST_PAGES)
-            found["words"] = words
+            found["words"] = text_agreement(words_of(answer.text), words_of(page), MOST_PAGES)
         return found
 
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:

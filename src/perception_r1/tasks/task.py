@@ -11,7 +11,15 @@ import numpy as np
 from ..dialects import Dialect, dialect_named
 from ..primitives.matching import MATCHINGS
 from ..records import Answer, BadData, Frame, Malformed, Sample, Score, Truth
-from .thoughts import ANSWER_TAGS, CLOSE, OPEN, THOUGHT_TAGS, inside_thought, opened, outside_thoughts
+from .thoughts import (
+    ANSWER_TAGS,
+    CLOSE,
+    OPEN,
+    THOUGHT_TAGS,
+    inside_thought,
+    opened,
+    outside_thoughts,
+)
 
 THINK_REQUEST = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
 
@@ -43,7 +51,10 @@ class Task(ABC):
             raise BadData(f"matching {self.matching!r} is not known: expected one of {', '.join(MATCHINGS)}")
         known = self.all_terms()
         if unknown := set(self.weights) - set(known):
-            raise BadData(f"weights: {self.name} has no term {', '.join(sorted(unknown))}: expected {', '.join(known)}")
+            raise BadData(
+                f"weights: {self.name} has no term {', '.join(sorted(unknown))}: "
+                f"expected {', '.join(known)}"
+            )
         if bad := [name for name, weight in self.weights.items() if not (math.isfinite(weight) and weight >= 0)]:
             raise BadData(f"weights: {bad[0]} is {self.weights[bad[0]]}: expected a finite number of at least 0")
 
@@ -57,8 +68,11 @@ class Task(ABC):
 
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest total under these weights."""
-        least, greatest = (math.fsum(self.weight(name) * limit[end] for name, limit in self.all_terms().items()) for end in (0, 1))
-        return least, greatest
+        limits = [
+            (self.weight(name) * least, self.weight(name) * greatest)
+            for name, (least, greatest) in self.all_terms().items()
+        ]
+        return math.fsum(least for least, _ in limits), math.fsum(most for _, most in limits)
 
     def prompt(self, sample: Sample) -> str:
         """The user's words, the same in training and evaluation."""
@@ -72,7 +86,8 @@ class Task(ABC):
     def write(self, sample: Sample, frame: Frame, thought: str = "") -> str:
         """The true answer as a completion: what supervised training teaches, and what earns full marks.
 
-        Raises BadData for a truth that cannot be read back (the dialect's own punctuation in a label, a tag).
+        Raises BadData for a truth that could not be read back (a tag, a label with the dialect's
+        own punctuation).
         """
         text = self.write_truth(sample, frame)
         self.refuse_tags(sample, text)
@@ -122,9 +137,10 @@ class Task(ABC):
             answer, problem = self.read(completion, frame), None
             terms = self.terms(answer, truth, frame)
         except Malformed as malformed:
-            terms, problem = {name: least for name, (least, _) in self.all_terms().items()}, str(malformed)
-        weights = {name: self.weight(name) for name in self.all_terms()}
-        return Score(terms={name: weight * terms[name] for name, weight in weights.items() if weight}, problem=problem)
+            problem = str(malformed)
+            terms = {name: least for name, (least, _) in self.all_terms().items()}
+        named = [name for name in self.all_terms() if self.weight(name)]
+        return Score(terms={name: self.weight(name) * terms[name] for name in named}, problem=problem)
 
     def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics from the means, over samples, of what `measure` gave. Works elementwise, so it serves the bootstrap too."""
