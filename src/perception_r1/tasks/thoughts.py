@@ -43,7 +43,7 @@ def outside_thoughts(completion: str) -> tuple[str, bool]:
         end = tag.end()
     if depth == 0:
         pieces.append(text[end:])
-    return "\n".join(pieces), end == 0
+    return "\n".join(pieces).strip(), end == 0
 
 
 def inside_thought(text: str) -> bool:
