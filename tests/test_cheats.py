@@ -231,7 +231,9 @@ CHEATS: dict[str, Cheat] = {
     "underscored digits": truthful(lambda d: d.spell(*[tuple(f"0_{n}" for n in d.steps(box)) for box in d.boxes])),
     "the truth after a sentence of boxes": truthful(lambda d: f"I first thought of {d.say([WHOLE], d.labels[0])} but it is\n{d.truth}"),
     "the truth and then a megabyte of brackets": truthful(lambda d: d.truth + "[" * 1_000_000),
-    "the truth and then a megabyte of open tokens": truthful(lambda d: d.truth + "<|box_start|>" * 80_000),
+    "the truth and then a megabyte of another family's tokens": truthful(
+        lambda d: d.truth + "<|box_start|>" * 80_000, families=("internvl", "llava", "plain")
+    ),
     "the truth cut in its last box": truthful(lambda d: d.truth[: -len(d.spell(("1", "2", "3", "4"), label="")) // 2]),
     "the truth without its last character": truthful(lambda d: d.truth[:-1]),
     "numbers only, in prose": truthful(lambda d: f"It is at {' '.join(d.steps(d.boxes[0]))}."),
@@ -267,10 +269,6 @@ CHEATS: dict[str, Cheat] = {
     "a megabyte of opening objects": Cheat(tasks=BOXES, write=lambda d: '{"' * 500_000),
     "a megabyte of closing tags": Cheat(tasks=BOXES, write=lambda d: "</answer></think>" * 60_000),
     # Other families.
-    "box token never closed": truthful(lambda d: d.truth.replace("<|box_end|>", ""), families=("qwen2-vl",)),
-    "box token never opened": truthful(lambda d: d.truth.replace("<|box_start|>", ""), families=("qwen2-vl",)),
-    "ref tag never closed": truthful(lambda d: d.truth.replace("</ref>", ""), ("detection",), families=("internvl",)),
-    "box tag never closed": truthful(lambda d: d.truth.replace("</box>", ""), families=("internvl",)),
     "single brackets in a box tag": truthful(lambda d: d.truth.replace("[[", "[").replace("]]", "]"), families=("internvl",)),
     "lines without a colon": truthful(lambda d: d.truth.replace(":", ""), families=("llava", "plain")),
     "lines with a bullet before each": truthful(
@@ -294,6 +292,11 @@ CHEATS: dict[str, Cheat] = {
     "only tags": Cheat(tasks=(*BOXES, "ocr"), write=lambda d: "<think></think><answer></answer>", thinking=True),
     "a thought that never ends": Cheat(tasks=(*BOXES, "ocr"), write=lambda d: "<think>" + "Hmm. " * 200_000, thinking=True),
     "tags although none were asked for": truthful(lambda d: f"<think>{d.truth}</think><answer>{d.truth}</answer>", MANY),
+    "answer inside a thought that the prompt opened": truthful(lambda d: f"I look. <answer>{d.truth}</answer></think>", thinking=True),
+    "thought closed twice": truthful(lambda d: f"I look.</think></think><answer>{d.truth}</answer>", thinking=True),
+    "truth in a thought although none was asked for": truthful(lambda d: f"<think>{d.truth}</think>{d.dialect.nothing}"),
+    "truth in a thought never closed": truthful(lambda d: f"<think>{d.truth}"),
+    "truth after a thought although none was asked for": truthful(lambda d: f"<think>I look.</think>{d.truth}"),
     # Pages.
     "the page twice": truthful(lambda d: d.truth * 2, ("ocr",), families=("qwen2-vl",)),
     "the page fifty times": truthful(lambda d: d.truth * 50, ("ocr",), families=("qwen2-vl",)),
@@ -309,7 +312,14 @@ CHEATS: dict[str, Cheat] = {
     "the alphabet": Cheat(tasks=("ocr",), write=lambda d: "abcdefghijklmnopqrstuvwxyz" * 6, families=("qwen2-vl",)),
     "spaces with a full stop": Cheat(tasks=("ocr",), write=lambda d: " " * 150 + ".", families=("qwen2-vl",)),
     "the commonest letter": Cheat(tasks=("ocr",), write=lambda d: "e" * len(d.truth), families=("qwen2-vl",)),
-    # The truth, written otherwise: may earn as much, never more.
+    # The truth, written otherwise: may earn as much, never more. Most engines strip special tokens, so their absence costs nothing.
+    "box token never closed": Cheat(tasks=BOXES, write=lambda d: d.truth.replace("<|box_end|>", ""), knows=SAME, families=("qwen2-vl",)),
+    "box token never opened": Cheat(tasks=BOXES, write=lambda d: d.truth.replace("<|box_start|>", ""), knows=SAME, families=("qwen2-vl",)),
+    "ref tag never closed": Cheat(tasks=("detection",), write=lambda d: d.truth.replace("</ref>", ""), knows=SAME, families=("internvl",)),
+    "box tag never closed": Cheat(tasks=BOXES, write=lambda d: d.truth.replace("</box>", ""), knows=SAME, families=("internvl",)),
+    "the truth and then a megabyte of open tokens": Cheat(
+        tasks=BOXES, write=lambda d: d.truth + "<|box_start|>" * 80_000, knows=SAME, families=("qwen2-vl", *JSON_FAMILIES)
+    ),
     "labels in capitals": Cheat(tasks=("detection",), write=lambda d: d.say(d.boxes, tuple(name.upper() for name in d.labels)), knows=SAME),
     "labels with more white space": Cheat(tasks=("detection",), write=lambda d: d.say(d.boxes, tuple(f"{name} " for name in d.labels)), knows=SAME),
     "boxes in another order": Cheat(tasks=MANY, write=lambda d: d.say(d.boxes[::-1], d.labels[::-1]), knows=SAME),
@@ -322,6 +332,9 @@ CHEATS: dict[str, Cheat] = {
     "white space at the ends": Cheat(tasks=(*BOXES, "ocr", "nothing"), write=lambda d: f"\n {d.truth} \n", knows=SAME),
     "a fence": Cheat(tasks=(*BOXES, "nothing"), write=lambda d: f"```json\n{d.truth}\n```", knows=SAME, families=JSON_FAMILIES),
     "a long thought": Cheat(tasks=BOXES, write=lambda d: f"<think>{'Hmm. ' * 9000}</think>\n<answer>{d.truth}</answer>\n", knows=SAME, thinking=True),
+    "a thought that the prompt opened": Cheat(
+        tasks=(*BOXES, "ocr"), write=lambda d: f"I look.</think><answer>{d.truth}</answer>", knows=SAME, thinking=True
+    ),
     "boxes in the thought": Cheat(
         tasks=BOXES, write=lambda d: f"<think>{d.say(GRID, 'dog')}</think><answer>{d.truth}</answer>", knows=SAME, thinking=True
     ),

@@ -47,7 +47,10 @@ def tasks() -> None:
     table = Table("task", "prompt", "reward terms", "main metric")
     for name in TASKS:
         task = make_task(name)
-        terms = "\n".join(f"{term} {least:g} … {greatest:g}" for term, (least, greatest) in task.TERMS.items())
+        terms = "\n".join(
+            f"{term} {least:g} … {greatest:g}{' (weight 0)' * (not task.weight(term))}"
+            for term, (least, greatest) in task.all_terms().items()
+        )
         table.add_row(name, task.template(), terms, task.MAIN_METRIC)
     Console().print(table)
 

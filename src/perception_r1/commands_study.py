@@ -10,7 +10,7 @@ import typer
 from .terminal import usage
 
 STUDIES = ("matching", "reward-terms", "sft-vs-rl", "rollouts", "rollouts-time", "perplexity", "thinking", "curriculum")
-STUDIES += ("kl", "advantage", "iou-shape", "sharing", "learning-rate")
+STUDIES += ("kl", "advantage", "iou-shape", "ocr-terms", "sharing", "learning-rate")
 """What is in recipes/studies/."""
 DRAWN, RUNS = "drawn", Path("runs/study")
 

@@ -47,7 +47,7 @@ class RewardSettings:
         """Every task with these settings, by name."""
         made = {}
         for name, kind in TASKS.items():
-            weights = {term: weight for term, weight in self.weights.items() if term in kind.TERMS}
+            weights = {term: weight for term, weight in self.weights.items() if term in kind.all_terms()}
             made[name] = make_task(
                 name, dialect=self.dialect, thinking=self.thinking, matching=self.matching,
                 iou_shape=self.iou_shape, weights=weights,
@@ -67,7 +67,7 @@ class RewardSettings:
         nothing.
         """
         kinds = [TASKS[name] for name in sorted(set(names))]
-        terms = list(dict.fromkeys(term for kind in kinds for term in kind.TERMS))
+        terms = list(dict.fromkeys(term for kind in kinds for term in kind.all_terms()))
         said = " and ".join(kind.name for kind in kinds)
         if unused := [term for term in self.weights if term not in terms]:
             have = "has" if len(kinds) == 1 else "have"
@@ -86,7 +86,7 @@ class RewardSettings:
 def _check_weights(weights: Any) -> None:
     if not isinstance(weights, Mapping):
         raise BadData(f"weights: found {weights!r:.60}, expected a mapping from term to number")
-    terms = {term for task in TASKS.values() for term in task.TERMS}
+    terms = {term for task in TASKS.values() for term in task.all_terms()}
     for term, weight in weights.items():
         if term not in terms:
             expected = ", ".join(sorted(terms))

@@ -13,7 +13,8 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; it 
 
 
 # --- the reward, as every command that computes one takes it --------------------------------------
-Matching = Annotated[str, typer.Option(help="hungarian, greedy, sequential or best.")]
+_MATCHINGS = "hungarian, greedy, sequential or best (which pays for copies: to compare only)."
+Matching = Annotated[str, typer.Option(help=_MATCHINGS)]
 _SHAPES = "Grounding: iou, squared, giou or thresholded."
 IouShape = Annotated[str, typer.Option("--iou-shape", "--iou_shape", help=_SHAPES)]
 _TERMS = "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."

@@ -157,7 +157,7 @@ def card(words: str, task: Task, score: Score | None, bad: bool) -> str:
     head = f'<p class="said{" bad" if bad else ""}">{html.escape(words)}</p>'
     if score is None:
         return f'<div class="card">{head}<p class="hint">Give the truth to see what this answer earns.</p></div>'
-    limits = {**task.TERMS, "total": task.bounds()}
+    limits = {**task.all_terms(), "total": task.bounds()}
     rows = "".join(term(name, value, *limits[name]) for name, value in {**score.terms, "total": score.total}.items())
     return f'<div class="card">{head}<table class="terms">{rows}</table></div>'
 

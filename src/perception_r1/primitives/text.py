@@ -6,6 +6,9 @@ from collections.abc import Hashable, Sequence
 from rapidfuzz.distance import Levenshtein
 
 _CHINESE = re.compile("[\u4e00-\u9fa5]")
+# Chinese and Japanese put no spaces between words: there each letter is one.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]++")
 
 
 def normalised_edit_distance(a: str, b: str) -> float:
@@ -26,6 +29,32 @@ def edits(found: Sequence[Hashable], true: Sequence[Hashable]) -> int:
     (3, 1)
     """
     return Levenshtein.distance(found, true)
+
+
+def text_agreement(found: Sequence[Hashable], true: Sequence[Hashable], most: int) -> float:
+    """1 − Levenshtein distance / longer length, in [0, 1], of two texts or lists of words.
+
+    Only the first `most` times the true length is compared; what follows counts as inserted. So
+    it takes time with the square of the true length, and a longer text never earns more for it.
+
+    >>> text_agreement("kitten", "sitting", 10), text_agreement("ab" * 4, "ab", 3)
+    (0.5714285714285714, 0.25)
+    """
+    longest = max(len(found), len(true))
+    if not longest:
+        return 1.0
+    limit = most * len(true)
+    inserted = max(0, len(found) - limit)
+    return 1 - (edits(found[:limit], true) + inserted) / longest
+
+
+def words_of(text: str) -> list[str]:
+    """A text's words: what white space separates, and each Chinese or Japanese letter.
+
+    >>> words_of("page  1, 第1页")
+    ['page', '1,', '第', '1', '页']
+    """
+    return _WORD.findall(text)
 
 
 def set_agreement(found: Sequence[Hashable], true: Sequence[Hashable]) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ..dialects import Dialect, dialect_named
+from ..primitives.numbers import number_in
 from ..records import BadData
 from .counting import Counting
 from .detection import Detection
@@ -43,11 +44,18 @@ def parse_weights(text: str) -> dict[str, float]:
     >>> parse_weights("iou=1, format=0.5")
     {'iou': 1.0, 'format': 0.5}
     """
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    try:
-        return {name.strip(): float(value) for name, _, value in pairs}
-    except ValueError as problem:
-        raise BadData(f"weights {text!r}: expected name=number,…, as iou=1,format=0") from problem
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        name, _, value = part.partition("=")
+        weight = number_in(value)
+        if weight is None:
+            raise BadData(f"weights {text!r}: expected name=number,…, as iou=1,format=0")
+        if name.strip() in found:
+            raise BadData(f"weights {text!r}: {name.strip()} is there twice, expected once")
+        found[name.strip()] = weight
+    return found
 
 
 __all__ = ["TASKS", "Task", "make_task", "parse_weights"]

@@ -3,6 +3,7 @@
     user     OCR this image.
     model    The quick brown fox …
     reward   format (1: some text, in the demanded tags) + edit = 1 − Levenshtein distance / longer length, in characters
+             (+ words: the same in words, where `weights` names it)
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..primitives.text import edits, normalised_edit_distance, set_agreement
+from ..primitives.text import (
+    edits,
+    normalised_edit_distance,
+    set_agreement,
+    text_agreement,
+    words_of,
+)
 from ..records import Answer, BadData, Frame, Malformed, Sample, Truth
 from .task import Task
 from .words import bleu, meteor, meteor_name, split_words
@@ -19,9 +26,14 @@ PAGE_METRICS = ("edit_distance", "f1", "precision", "recall", "bleu", "meteor", 
 """Means over pages; the rates `cer` and `wer` are edits over the true length of all pages together."""
 
 
+MOST_PAGES = 5
+"""The reward compares this many lengths of the page; what an answer holds beyond is all wrong."""
+
+
 class Ocr(Task):
     name: ClassVar[str] = "ocr"
     TERMS: ClassVar = {"format": (0.0, 1.0), "edit": (0.0, 1.0)}
+    OPTIONAL: ClassVar = {"words": (0.0, 1.0)}
     MAIN_METRIC: ClassVar[str] = "edit_distance"
     LOWER_IS_BETTER: ClassVar = frozenset({"edit_distance", "cer", "wer"})
     TESTED: ClassVar = ("edit_distance", "f1")
@@ -31,12 +43,24 @@ class Ocr(Task):
         return "OCR this image."
 
     def snapped(self, sample: Sample, frame: Frame) -> Truth:
-        if sample.truth.text is None or not sample.truth.text.strip():
-            raise BadData(f"sample {sample.id}: ocr needs the page's text as its truth; a blank page has nothing to read: leave it out")
-        return sample.truth
+        text = self._page(sample)
+        if not text:
+            raise BadData(
+                f"sample {sample.id}: ocr needs the page's text as its truth; "
+                "a blank page has nothing to read: leave it out"
+            )
+        self.refuse_tags(sample, text)
+        return Truth(text=text)
+
+    def _page(self, sample: Sample) -> str:
+        """The page's text as it can be answered: without the tokenizer's special tokens."""
+        try:
+            return self.dialect.bare(sample.truth.text or "").strip()
+        except Malformed as problem:
+            raise BadData(f"sample {sample.id}: the page's text: {problem}") from problem
 
     def write_truth(self, sample: Sample, frame: Frame) -> str:
-        return str(self.snapped(sample, frame).text).strip()
+        return str(self.snapped(sample, frame).text)
 
     def read_answer(self, text: str, frame: Frame) -> Answer:
         if not text.strip():
@@ -44,7 +68,12 @@ class Ocr(Task):
         return Answer(text=text.strip())
 
     def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
-        return {"format": float(answer.exact), "edit": 1 - edit_distance(answer, truth)}
+        page = str(truth.text)
+        found = {"format": float(answer.exact)}
+        found["edit"] = text_agreement(answer.text, page, MOST_PAGES)
+        if self.weight("words"):
+            found["words"] = text_agreement(words_of(answer.text), words_of(page), MOST_PAGES)
+        return found
 
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         true = str(sample.truth.text).strip()
@@ -59,8 +88,3 @@ class Ocr(Task):
     def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         pages = {name: value for name, value in means.items() if name in PAGE_METRICS}
         return pages | {"cer": means["character_edits"] / means["characters"], "wer": means["word_edits"] / means["words"]}
-
-
-def edit_distance(answer: Answer, truth: Truth) -> float:
-    """Normalised edit distance in [0, 1] of the answer to the page's text, white space at either end left out."""
-    return normalised_edit_distance(answer.text, str(truth.text).strip())

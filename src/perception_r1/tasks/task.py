@@ -1,7 +1,6 @@
 """The contract of a task: what the model is asked, how its reply is read, what it earns, and how it is measured."""
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +11,17 @@ import numpy as np
 from ..dialects import Dialect, dialect_named
 from ..primitives.matching import MATCHINGS
 from ..records import Answer, BadData, Frame, Malformed, Sample, Score, Truth
+from .thoughts import (
+    ANSWER_TAGS,
+    CLOSE,
+    OPEN,
+    THOUGHT_TAGS,
+    inside_thought,
+    opened,
+    outside_thoughts,
+)
 
 THINK_REQUEST = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +36,13 @@ class Task(ABC):
     iou_shape: str = "iou"
     """What grounding makes of the IoU: one of `grounding.IOU_SHAPES`."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Weight of a reward term, 1 where not given; 0 removes the term."""
+    """Weight of a reward term, 1 (0 for those of OPTIONAL) where not given; 0 removes the term."""
 
     name: ClassVar[str]
     TERMS: ClassVar[Mapping[str, tuple[float, float]]]
     """Each reward term with its least and greatest value before weighting."""
+    OPTIONAL: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Further terms that are there only where `weights` names them."""
     MAIN_METRIC: ClassVar[str]
     LOWER_IS_BETTER: ClassVar[frozenset[str]] = frozenset()
     TESTED: ClassVar[tuple[str, ...]] = ()
@@ -49,18 +58,30 @@ class Task(ABC):
     def __post_init__(self) -> None:
         if self.matching not in MATCHINGS:
             raise BadData(f"matching {self.matching!r} is not known: expected one of {', '.join(MATCHINGS)}")
-        if unknown := set(self.weights) - set(self.TERMS):
-            raise BadData(f"weights: {self.name} has no term {', '.join(sorted(unknown))}: expected {', '.join(self.TERMS)}")
+        known = self.all_terms()
+        if unknown := set(self.weights) - set(known):
+            raise BadData(
+                f"weights: {self.name} has no term {', '.join(sorted(unknown))}: "
+                f"expected {', '.join(known)}"
+            )
         if bad := [name for name, weight in self.weights.items() if not (math.isfinite(weight) and weight >= 0)]:
             raise BadData(f"weights: {bad[0]} is {self.weights[bad[0]]}: expected a finite number of at least 0")
 
+    @classmethod
+    def all_terms(cls) -> dict[str, tuple[float, float]]:
+        """TERMS, and then OPTIONAL, with their limits before weighting."""
+        return {**cls.TERMS, **cls.OPTIONAL}
+
     def weight(self, term: str) -> float:
-        return float(self.weights.get(term, 1.0))
+        return float(self.weights.get(term, 0.0 if term in self.OPTIONAL else 1.0))
 
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest total under these weights."""
-        least, greatest = (math.fsum(self.weight(name) * limit[end] for name, limit in self.TERMS.items()) for end in (0, 1))
-        return least, greatest
+        limits = [
+            (self.weight(name) * least, self.weight(name) * greatest)
+            for name, (least, greatest) in self.all_terms().items()
+        ]
+        return math.fsum(least for least, _ in limits), math.fsum(most for _, most in limits)
 
     def prompt(self, sample: Sample) -> str:
         """The user's words, the same in training and evaluation."""
@@ -73,30 +94,48 @@ class Task(ABC):
     def write(self, sample: Sample, frame: Frame, thought: str = "") -> str:
         """The true answer as a completion: what supervised training teaches, and what earns full marks.
 
-        Raises BadData for a truth that cannot be read back (the dialect's own punctuation in a label, a tag in a thinking answer).
+        Raises BadData for a truth that could not be read back (a tag, a label with the dialect's
+        own punctuation).
         """
         text = self.write_truth(sample, frame)
+        self.refuse_tags(sample, text)
         if not self.thinking:
             return text
-        if tag := next((tag for tag in _TAGS if tag in text or tag in thought), None):
+        self.refuse_tags(sample, thought)
+        return f"{OPEN}{thought}{CLOSE}<answer>{text}</answer>"
+
+    def refuse_tags(self, sample: Sample, text: str) -> None:
+        """Raises BadData for a text of the truth that would be read as a tag."""
+        tags = THOUGHT_TAGS + (ANSWER_TAGS if self.thinking else ())
+        if tag := next((tag for tag in tags if tag in text), None):
             raise BadData(
-                f"sample {sample.id}: {tag} is in the truth or the thought, so it could not be read back: use thinking=False or leave it out"
+                f"sample {sample.id}: {tag} is in the truth or the thought, so it could not be read "
+                f"back: {'use thinking=False or ' if tag in ANSWER_TAGS else ''}leave it out"
             )
-        return f"<think>{thought}</think><answer>{text}</answer>"
 
     def read(self, completion: str, frame: Frame) -> Answer:
-        """The answer in a completion. Raises Malformed. Nothing inside a thought is ever part of the answer."""
-        if not self.thinking:
-            return self.read_answer(completion, frame)
-        thought, _, rest = completion.partition("<answer>")
-        text, closing, tail = rest.partition("</answer>")
-        if not closing or completion.count("<answer>") != 1 or _inside_thought(thought):
+        """The answer in a completion. Raises Malformed.
+
+        Nothing inside a thought is ever part of the answer, and special tokens say nothing.
+        """
+        text = self.dialect.bare(completion)
+        if self.thinking:
+            return self._read_after_thought(opened(text), frame)
+        said, thoughtless = outside_thoughts(text)
+        answer = self.read_answer(said, frame)
+        return answer if thoughtless else replace(answer, exact=False)
+
+    def _read_after_thought(self, text: str, frame: Frame) -> Answer:
+        thought, _, rest = text.partition("<answer>")
+        said, closing, tail = rest.partition("</answer>")
+        if not closing or text.count("<answer>") != 1 or inside_thought(thought):
             raise Malformed("expected one <answer>…</answer> after the thought has closed")
-        if "<think>" in text or "</think>" in text:
+        if OPEN in said or CLOSE in said:
             raise Malformed("expected no thought inside the answer")
-        answer = self.read_answer(text, frame)
-        ends = thought.strip().startswith("<think>") and thought.strip().endswith("</think>") and not tail.strip()
-        exact = ends and all(completion.count(tag) == 1 for tag in _TAGS)
+        answer = self.read_answer(said, frame)
+        thought = thought.strip()
+        ends = thought.startswith(OPEN) and thought.endswith(CLOSE) and not tail.strip()
+        exact = ends and all(text.count(tag) == 1 for tag in THOUGHT_TAGS + ANSWER_TAGS)
         return answer if exact else replace(answer, exact=False)
 
     def score(self, completion: str, sample: Sample, frame: Frame) -> Score:
@@ -106,8 +145,10 @@ class Task(ABC):
             answer, problem = self.read(completion, frame), None
             terms = self.terms(answer, truth, frame)
         except Malformed as malformed:
-            terms, problem = {name: least for name, (least, _) in self.TERMS.items()}, str(malformed)
-        return Score(terms={name: self.weight(name) * terms[name] for name in self.TERMS if self.weight(name)}, problem=problem)
+            problem = str(malformed)
+            terms = {name: least for name, (least, _) in self.all_terms().items()}
+        named = [name for name in self.all_terms() if self.weight(name)]
+        return Score(terms={name: self.weight(name) * terms[name] for name in named}, problem=problem)
 
     def metrics(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics from the means, over samples, of what `measure` gave. Works elementwise, so it serves the bootstrap too."""
@@ -229,11 +270,3 @@ def same_names(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
 def plain_name(name: str) -> str:
     """A label as it is compared: without differences of case and white space."""
     return " ".join(name.split()).casefold()
-
-
-def _inside_thought(text: str) -> bool:
-    """Whether a thought is still open where the text ends. A stray `</think>` closes nothing that opens later."""
-    depth = 0
-    for tag in re.findall(r"</?think>", text):
-        depth = max(0, depth + (1 if tag == "<think>" else -1))
-    return depth > 0

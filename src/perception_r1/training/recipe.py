@@ -30,7 +30,10 @@ class RecipeArguments:
     task: str | None = field(default=None, metadata={"help": "grounding, counting, detection or ocr; left out: each sample's own."})
     eval_data: str | None = field(default=None, metadata={"help": "Held-out samples, measured before and after training."})
     dialect: str | None = field(default=None, metadata={"help": "How answers write boxes; left out: the model family's own."})
-    matching: str = field(default="hungarian", metadata={"help": "hungarian, greedy, sequential or best."})
+    matching: str = field(
+        default="hungarian",
+        metadata={"help": "hungarian, greedy, sequential or best (which pays for copies)."},
+    )
     iou_shape: str = field(default="iou", metadata={"help": "Grounding: what the reward makes of the IoU: iou, squared, giou or thresholded."})
     weights: str = field(default="", metadata={"help": "Weights of reward terms, as iou=1,format=0.5; 0 removes a term."})
     shared_prefix: str = field(default="auto", metadata={"help": "GRPO: compute what a group shares once: auto (where it can), on or off."})
