@@ -19,7 +19,7 @@ from ..records import BadData
 from ..tasks import TASKS
 from .look import CSS, HEAD, theme
 from .policies import Policy
-from .uploads import MAX_BYTES, Gate, picture_input, read_upload, told
+from .uploads import MAX_BYTES, Gate, own_names, picture_input, read_upload, told
 from .view import SIDE, Asked, Form, Marks, View, canvas, judge
 
 UPLOADS = "GRADIO_TEMP_DIR"
@@ -226,15 +226,18 @@ def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int | N
     """
     with tempfile.TemporaryDirectory(prefix="perception-r1-") as folder:
         os.environ |= {UPLOADS: folder, "GRADIO_EXAMPLES_CACHE": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        blocks = build(policies, task)
+        blocks, names = build(policies, task), own_names(host, port)
         try:
-            _, address, _ = blocks.launch(
+            app, address, _ = blocks.launch(
                 server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
                 max_file_size=MAX_BYTES, allowed_paths=[], blocked_paths=[], state_session_capacity=SESSIONS, enable_monitoring=False,
-                run_history=False, mcp_server=False, footer_links=[], app_kwargs={"middleware": [Middleware(Gate)]}, theme=theme(), css=CSS,
+                run_history=False, mcp_server=False, footer_links=[], theme=theme(), css=CSS,
+                app_kwargs={"middleware": [Middleware(Gate, names=names)]},
             )  # fmt: skip
         except OSError as problem:
             raise BadData(f"{host}:{port}: found the port taken or the host not of this machine ({problem}): name another with --port") from problem
+        # Gradio puts its own middleware before ours, which answers a browser's preflight: so once more
+        app.middleware_stack = Gate(app.middleware_stack or app.build_middleware_stack(), names)
         try:
             yield address
         finally:

@@ -11,7 +11,9 @@ from PIL import Image
 
 from ..data.samples import open_image
 from ..dialects import Dialect
+from ..policy import model_folder
 from ..records import BadData, Frame, Sample
+from .model_files import check_model_folder
 
 ANSWERING_FILES = (
     *("config.json", "generation_config.json", "chat_template*", "*.safetensors", "pytorch_model*.bin", "*processor_config.json"),
@@ -103,15 +105,17 @@ class Processes:
 def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = False, **options: Any) -> Any:
     """The backend of a local model (folder or hub id) with its options: transformers, or vLLM offline.
 
-    A missing image of the samples raises BadData before anything is loaded.
+    An image of the samples that is missing or that the model cannot see raises BadData before anything is loaded.
     """
     check_images(samples)
+    check_model_folder(model_folder(model))  # before torch is imported
+    from .backends import TransformersBackend, check_sides
+
+    check_sides(model, samples)
     if vllm:
         from .vllm_backend import VllmBackend
 
         return VllmBackend(model, **options)
-    from .backends import TransformersBackend
-
     return TransformersBackend(model, **options)
 
 

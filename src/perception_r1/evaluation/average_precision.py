@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import not_installed
 from ..records import Answer, BadData, Sample
 from ..tasks.detection import COCO_NAMES
 from ..tasks.task import plain_name
@@ -97,7 +98,7 @@ def check_hotcoco() -> Any:
     try:
         import hotcoco
     except ImportError as missing:
-        raise BadData("hotcoco is not installed: pip install 'perception-r1[eval]'") from missing
+        raise BadData(not_installed("hotcoco", "eval")) from missing
     return hotcoco
 
 

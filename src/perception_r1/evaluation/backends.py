@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,15 +14,17 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..dialects import Dialect, dialect_named, dialect_of_model, smart_resize
 from ..policy import SETTINGS_FILE, model_folder
-from ..records import BadData, Frame
+from ..records import BadData, Frame, Sample
 from .asking import Batched, Processes, Reply, check_sampling, folder_revision
+from .model_files import check_model_folder
+from .stored_tensors import check_weights
 
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-
+NARROW = 100
+"""Longer over shorter side beyond which an image is looked at more closely; Qwen processors refuse 200."""
 
 Sharing = Callable[[Any, int], AbstractContextManager[None] | None]
 """What lets a model answer each prompt so many times with the prompt computed once, or None where it cannot."""
@@ -109,8 +112,9 @@ class LocalModel(Batched):
         self.settings = read_settings(self.name)
         """What perception_r1.json says (task, dialect, prompt, thinking); empty when the folder has none."""
         check_model_folder(self.name)
-        self.processor = _load_processor(self.name)
-        self.config = loaded(self.name, lambda: transformers.AutoConfig.from_pretrained(self.name))
+        check_weights(Path(self.name))
+        self.config = known_config(self.name)
+        self.processor = load_processor(self.name)
         self.model_type: str = self.config.model_type
         named = dialect or self.settings.get("dialect")
         self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
@@ -152,7 +156,7 @@ class TransformersBackend(LocalModel):
         super().__init__(model, **options)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = _dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
-        self.model = loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype))
+        self.model = loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype, trust_remote_code=False))
         self.model.to(self.device).eval()
         self.sharing = sharing
 
@@ -231,21 +235,6 @@ def read_settings(model_dir: str | Path) -> dict[str, Any]:
     return found
 
 
-def check_model_folder(name: str | Path) -> None:
-    """Raises BadData for a local folder that is no model with a processor; a hub id passes."""
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # a hub id is `owner/name`
-            raise BadData(f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name")
-        return
-    if not (folder / "config.json").is_file():
-        remedy = "merge the adapter into its base model first" if (folder / "adapter_config.json").is_file() else "name a checkpoint folder"
-        raise BadData(f"model {folder}: expected config.json in the folder, found none: {remedy}")
-    for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
-        if not any((folder / name).is_file() for name in names):
-            raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder")
-
-
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
@@ -257,17 +246,45 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
     """What `load` gives of the model called `name`. Raises BadData in one line where its files do not allow it."""
     try:
         return load()
+    except UnpicklingError as error:
+        raise BadData(f"model {name!r}: refused, since loading its weights could run code: expected safetensors, or tensors alone") from error
     except (OSError, ValueError, SafetensorError) as error:
+        if "custom code" in str(error):
+            raise BadData(f"model {name!r} needs code that comes with it, which is never run: expected a model that transformers itself knows") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
 
 
-def _load_processor(name: str) -> Any:
-    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name))
+def known_config(name: str) -> Any:
+    """The config of a model (folder or hub id). Raises BadData for one that is not of images and text, or needs code of its own.
+
+    Whoever loads the model after this is never asked on the terminal whether to run such code.
+    """
+    config = loaded(name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise BadData(f"model {name!r}: found model_type {config.model_type!r}, expected a model of images and text that transformers itself knows")
+    return config
+
+
+def load_processor(name: str) -> Any:
+    """The processor of a model (folder or hub id). Raises BadData where it has none of images and text."""
+    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False))
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         found = type(processor).__name__
         raise BadData(f"model {name!r}: found {found}, expected a processor of images and text: copy its base model's processor files")
     return processor
+
+
+def check_sides(model: str | Path, samples: Iterable[Sample]) -> None:
+    """Raises BadData for an image that is too long and narrow for the processor of `model`, which is loaded where one may be."""
+    name = model_folder(model)
+    if long := [sample for sample in samples if max(sample.width, sample.height) > NARROW * min(sample.width, sample.height)]:
+        processor = load_processor(name)
+        for sample in long:
+            try:
+                frame_by_processor(processor, sample.width, sample.height)
+            except BadData as problem:
+                raise BadData(f"{sample.image_path} of sample {sample.id!r}: {problem}") from problem
 
 
 def revision_of(name: str, config: Any) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 from PIL import Image
 
+from .. import not_installed
 from ..records import BadData
 from .asking import Reply, check_sampling
 from .backends import LocalModel, decode_completions, end_token_ids, frame_by_processor, image_limits, loaded
@@ -80,5 +81,5 @@ def _vllm() -> Any:
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ImportError as missing:
-        raise BadData("vLLM is not installed: pip install 'perception-r1[vllm]'") from missing
+        raise BadData(not_installed("vLLM", "vllm")) from missing
     return vllm
