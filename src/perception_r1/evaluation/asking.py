@@ -108,7 +108,8 @@ def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = F
     An image of the samples that is missing or that the model cannot see raises BadData before anything is loaded.
     """
     check_images(samples)
-    check_model_folder(model_folder(model))  # before torch is imported
+    if not (Path(model_folder(model)) / "adapter_config.json").is_file():
+        check_model_folder(model_folder(model))  # before torch is imported
     from .backends import TransformersBackend, check_sides
 
     check_sides(model, samples)

@@ -255,12 +255,12 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
         raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
 
 
-def known_config(name: str) -> Any:
+def known_config(name: str, **options: Any) -> Any:
     """The config of a model (folder or hub id). Raises BadData for one that is not of images and text, or needs code of its own.
 
     Whoever loads the model after this is never asked on the terminal whether to run such code.
     """
-    config = loaded(name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+    config = loaded(name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **options))
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise BadData(f"model {name!r}: found model_type {config.model_type!r}, expected a model of images and text that transformers itself knows")
     return config

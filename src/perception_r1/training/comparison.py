@@ -17,6 +17,7 @@ from ..evaluation.metrics import Reading, paired_difference, read_completion, st
 from ..evaluation.predictions import read_completions
 from ..evaluation.report import write_report
 from ..evaluation.run import evaluate, write_metrics
+from ..policy import is_bundled
 from ..records import Answer, BadData
 from ..tasks import make_task
 from .dataset import processor_frame
@@ -62,8 +63,12 @@ class Comparison:
             overwrite=True, **self.pixels,
         )  # fmt: skip
 
+    def _written(self, when: str) -> Mapping[str, Any]:
+        """What was written to each sample, by its id."""
+        return read_completions(self.output / when / "answers.jsonl", self.samples)
+
     def _readings(self, when: str) -> list[Reading]:
-        written = read_completions(self.output / when / "answers.jsonl", self.samples)
+        written = self._written(when)
         frame = processor_frame(self.ready.processor)
         return [read_completion(self.task, *written[sample.id][:2], frame(sample)) for sample in self.samples]
 
@@ -108,17 +113,23 @@ class Comparison:
             notes.append(f"The main metric is {main} ({better} is better), of greedy answers to the same {len(self.samples):,} held-out samples.")
         else:
             notes.append("Nothing was measured: name held-out samples with --eval_data to see before and after.")
-        if shown and any(sample.source != "scenes" for sample in self.ready.samples):
+        if is_bundled(self.ready.model) and any(sample.source != "scenes" for sample in self.ready.samples):
             notes.append("The bundled tiny policy sees 64 x 64 pixels and knows drawn shapes: it does not learn photographs. The path is shown.")
         return notes
 
     def _pictures(self, before: Sequence[Answer | None], after: Sequence[Answer | None]) -> list[dict[str, Any]]:
         """Held-out samples taken evenly over the file, so that nobody chose them."""
         picks = np.unique(np.linspace(0, len(self.samples) - 1, PICTURES).astype(int))
-        return [
-            {"image": open_image(it), "truth": it.truth, "before": before[k], "after": after[k], "caption": f"{it.id}: {self.task.prompt(it)}"}
-            for k, it in ((int(pick), self.samples[int(pick)]) for pick in picks)
-        ]
+        written = {when: self._written(when) for when in ("before", "after")}
+        pictures = []
+        for k in map(int, picks):
+            sample = self.samples[k]
+            completions = {when: written[when][sample.id][0] for when in written}
+            answers = {"before": before[k], "after": after[k], "completions": completions}
+            about = {"image": open_image(sample), "truth": sample.truth, "task": sample.task}
+            caption = f"{sample.id}: {self.task.prompt(sample)}"
+            pictures.append({**about, **answers, "caption": caption})
+        return pictures
 
 
 def _cell(entry: Mapping[str, Any], sign: str = "") -> str:

@@ -15,6 +15,7 @@ from .console import ShortLog, quiet
 from .curriculum import Stage, plan
 from .dataset import drawn, processor_frame, prompt_dataset
 from .group_shared import GroupSharedTrainer
+from .model_card import model_card, own_card, write_card
 from .prepare import Prepared, init_kwargs, prepare, rows_file
 from .recipe import RecipeArguments, load_recipe
 from .reward import PerceptionReward, keep_before, write_parquet
@@ -50,6 +51,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     if comparison:
         comparison.measure("after", output)
         comparison.report(trainer.state.log_history)
+        write_card(output, model_card("grpo", ours, ready, output, comparison.results))
     return output
 
 
@@ -59,7 +61,7 @@ def _rollouts(args: GRPOConfig) -> Path:
 
 def _trainer(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared, dataset: Dataset, stage: Stage) -> GroupSharedTrainer:
     frame = processor_frame(ready.processor)
-    return GroupSharedTrainer(
+    trainer = GroupSharedTrainer(
         model=ready.model,
         reward_funcs=PerceptionReward(ready.tasks, frame, ready.processor.tokenizer, _rollouts(stage.args)),
         args=stage.args,
@@ -69,6 +71,8 @@ def _trainer(ours: RecipeArguments, model_args: ModelConfig, ready: Prepared, da
         callbacks=[MarkComplete(), *stage.callbacks()],
         share=ours.shared_prefix,
     )
+    own_card(trainer, model_card("grpo", ours, ready, Path(str(stage.args.output_dir))))
+    return trainer
 
 
 def _save(trainer: GRPOTrainer, ours: RecipeArguments, args: GRPOConfig, ready: Prepared) -> None:
@@ -83,6 +87,6 @@ def _save(trainer: GRPOTrainer, ours: RecipeArguments, args: GRPOConfig, ready: 
         trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         ready.processor.save_pretrained(output)
-        trainer.create_model_card(model_name=output.name)
+        write_card(output, model_card("grpo", ours, ready, output))
         prompts = {name: task.prompt(next(sample for sample in ready.samples if sample.task == name)) for name, task in ready.tasks.items()}
         write_settings(output, {"task": ours.task, "dialect": ready.dialect.name, "prompt": prompts, "thinking": ours.thinking, "base": ours.model})

@@ -14,8 +14,8 @@ from .. import recipes
 from ..policy import model_folder, tiny
 from ..records import BadData
 from ..tasks import parse_weights
-from .keys import unknown_key
 from .requirements import check_settings
+from .unknown_keys import unknown_key
 
 T = TypeVar("T", bound=TrainingArguments)
 

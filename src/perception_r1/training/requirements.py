@@ -79,7 +79,7 @@ def check_settings(recipe: str, overrides: Sequence[str]) -> None:
     settings = given(recipe, overrides)
     if isinstance(name := settings.get("model"), str) and not name.startswith("tiny"):
         check_model_folder(name)
-    for check in (_tracker, _optimizer, _attention, _deepspeed, _liger, _evaluation, _custom_code):
+    for check in (_tracker, _optimizer, _attention, _deepspeed, _liger, _evaluation):
         check(settings)
 
 
@@ -178,11 +178,6 @@ def _evaluation(settings: Settings) -> None:
                 f"{key} {value}: nothing is measured during training: name held-out samples with --eval_data, which grpo measures before "
                 "and after, and measure any checkpoint with `perception-r1 evaluate --model CHECKPOINT`"
             )
-
-
-def _custom_code(settings: Settings) -> None:
-    if _on(settings.get("trust_remote_code")):
-        raise BadData("trust_remote_code true: code that comes with a model is never run here: expected a model that transformers itself knows")
 
 
 def _on(value: Any) -> bool:

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from .checkpoints import MarkComplete, write_settings
 from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
+from .model_card import model_card, own_card, write_card
 from .prepare import init_kwargs, prepare, rows_file
 from .recipe import load_recipe
 
@@ -51,6 +52,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         callbacks=[MarkComplete()],
     )
     trainer.vision_learning_rate = ours.vision_learning_rate
+    own_card(trainer, card := model_card("sft", ours, ready, Path(str(args.output_dir))))
     quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     rows_file(args).unlink()
@@ -58,5 +60,6 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         ready.processor.save_pretrained(output)
+        write_card(output, card)
         write_settings(output, {"task": ours.task, "dialect": ready.dialect.name, "thinking": ours.thinking, "shown": ours.shown or ours.data})
     return output
