@@ -155,7 +155,9 @@ img{{max-width:100%;border:1px solid #ccc}}figcaption{{white-space:pre-wrap;over
 
 def gallery(pictures: Iterable[tuple[Image.Image, str]], title: str) -> Iterable[str]:
     """Yields the pieces of an HTML page with these (picture, caption) pairs; nothing in a caption is read as HTML."""
-    yield _PAGE.format(title=html.escape(title), truth=TRUTH, matched=MATCHED, unmatched=UNMATCHED, matches=MATCHES, matches_not=MATCHES_NOT, rule=RULE)
+    colours = {"truth": TRUTH, "matched": MATCHED, "unmatched": UNMATCHED}
+    words = {"matches": MATCHES, "matches_not": MATCHES_NOT, "rule": RULE}
+    yield _PAGE.format(title=html.escape(title), **colours, **words)
     for picture, caption in pictures:
         first = html.escape(caption.partition("\n")[0][:200])
         yield f'<figure><img src="{picture_to_data_uri(picture)}" alt="{first}"><figcaption>{html.escape(caption)}</figcaption></figure>\n'

@@ -156,7 +156,7 @@ class TransformersBackend(LocalModel):
         super().__init__(model, **options)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = _dtype(dtype) if dtype else (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
-        self.model = loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype, trust_remote_code=False))
+        self.model = loaded(self.name, lambda: transformers.AutoModelForImageTextToText.from_pretrained(self.name, dtype=self.dtype))
         self.model.to(self.device).eval()
         self.sharing = sharing
 
@@ -250,7 +250,8 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
         raise BadData(f"model {name!r}: refused, since loading its weights could run code: expected safetensors, or tensors alone") from error
     except (OSError, ValueError, SafetensorError) as error:
         if "custom code" in str(error):
-            raise BadData(f"model {name!r} needs code that comes with it, which is never run: expected a model that transformers itself knows") from error
+            found = f"model {name!r} needs code that comes with it, which is never run"
+            raise BadData(f"{found}: expected a model that transformers itself knows") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
 

@@ -18,6 +18,7 @@ from ..primitives.matching import total_and_hits
 from ..records import Answer, Frame, Sample, Truth
 from .task import BoxTask, canonical_order, centre_values, true_objects
 
+
 class Counting(BoxTask):
     name: ClassVar[str] = "counting"
     TERMS: ClassVar = {"format": (0.0, 1.0), "distance": (0.0, 1.0)}
