@@ -47,4 +47,4 @@ bench: setup  ## every figure of benchmarks/, measured on this machine
 	@set -e; for script in $(filter-out benchmarks/random_model.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 docs: setup  ## the documents against the code: links, tree, tables, commands, examples
-	.venv/bin/python -m pytest -q tests/test_docs.py tests/test_examples.py
+	.venv/bin/python -m pytest -q tests/test_docs.py tests/test_printed.py tests/test_examples.py

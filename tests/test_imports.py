@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "perception_r1"
-MAY_IMPORT_TORCH = ("training", "policy", "evaluation.backends", "evaluation.vllm_backend", "demo")
+MAY_IMPORT_TORCH = ("training", "policy", "evaluation.backends", "evaluation.vllm_backend", "evaluation.stored_tensors", "demo")
 
 BLOCKED = """
 import importlib, pkgutil, sys

@@ -98,5 +98,5 @@ def test_it_is_told_everything_that_a_default_would_change(vllm: Callable[[], di
 def test_without_vllm_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     write_samples(scene_samples("counting", folder=tmp_path / "images", n=1, seed=3), tmp_path / "data.jsonl")
-    with pytest.raises(BadData, match=r"^vLLM is not installed: pip install 'perception-r1\[vllm\]'$"):
+    with pytest.raises(BadData, match=r"^vLLM is not installed: pip install -e '\.\[train,eval,vllm\]', in a checkout"):
         evaluate(data=str(tmp_path / "data.jsonl"), model="tiny", vllm=True, output=tmp_path / "run")
