@@ -87,4 +87,6 @@ def _form_of(task: type, kinds: tuple[str, ...]) -> TaskForm:
         asked, example = ("What to find", prompt) if "{query}" in prompt else ("", "")
     scene = "ocr" if drawn == ("text",) else "detection" if categories else "counting"
     hint = " Or: ".join(HINTS[kind] for kind in drawn or ("",))
-    return TaskForm(query=asked, example=example, categories=categories, kinds=drawn, hint=hint, scene=scene)
+    return TaskForm(
+        query=asked, example=example, categories=categories, kinds=drawn, hint=hint, scene=scene
+    )

@@ -15,15 +15,25 @@ def check_model_folder(name: str | Path) -> None:
     """Raises BadData for a local folder that is no model with a processor, or that names code to be run; a hub id passes."""
     folder = Path(name)
     if not folder.is_dir():
-        if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # a hub id is `owner/name`
-            raise BadData(f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name")
+        if (
+            folder.is_absolute() or folder.exists() or len(folder.parts) > 2
+        ):  # a hub id is `owner/name`
+            raise BadData(
+                f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name"
+            )
         return
     if not (folder / "config.json").is_file():
-        remedy = "merge the adapter into its base model first" if (folder / "adapter_config.json").is_file() else "name a checkpoint folder"
+        remedy = (
+            "merge the adapter into its base model first"
+            if (folder / "adapter_config.json").is_file()
+            else "name a checkpoint folder"
+        )
         raise BadData(f"model {folder}: expected config.json in the folder, found none: {remedy}")
     for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
         if not any((folder / name).is_file() for name in names):
-            raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder")
+            raise BadData(
+                f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder"
+            )
     check_custom_code(folder)
 
 
@@ -36,7 +46,9 @@ def check_custom_code(folder: Path) -> None:
         for classes in _auto_maps(_json(path)):
             named = next(iter(classes.values())) if isinstance(classes, dict) else classes
             found = f"{path}: found auto_map, which names code that comes with the model ({named})"
-            raise BadData(f"{found}; such code is never run: expected a model that transformers itself knows, then delete auto_map")
+            raise BadData(
+                f"{found}; such code is never run: expected a model that transformers itself knows, then delete auto_map"
+            )
 
 
 def _json(path: Path) -> Any:

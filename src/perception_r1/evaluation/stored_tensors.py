@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +15,17 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..records import BadData
 
-NOT_WHOLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError, struct.error)
+NOT_WHOLE = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    struct.error,
+)
 """What torch raises for a file that is cut off or is no file of tensors: its reader follows whatever the bytes say."""
 
 BINARIES = ("pytorch_model*.bin", "adapter_model.bin")
@@ -49,19 +60,31 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt"):
             pass
     except SafetensorError as problem:
-        raise BadData(f"{path}: found a broken file ({problem}), expected safetensors: copy or save it again") from problem
+        raise BadData(
+            f"{path}: found a broken file ({problem}), expected safetensors: copy or save it again"
+        ) from problem
 
 
 def check_pickles(paths: Iterable[Path]) -> None:
     """Raises BadData for the first of these files of torch that is not whole, or that would run code when it is loaded."""
     for path in sorted(paths):
-        allowed = safe_globals() if path.name.startswith("rng_state") else nullcontext()  # NumPy's state is there
+        allowed = (
+            safe_globals() if path.name.startswith("rng_state") else nullcontext()
+        )  # NumPy's state is there
         try:
-            with allowed:
+            with allowed, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd files torch says more than it raises
                 torch.load(path, map_location="meta", weights_only=True, mmap=is_zipfile(path))
         except pickle.UnpicklingError as problem:
-            reason = next((line for line in str(problem).splitlines() if "GLOBAL" in line), "it holds more than numbers").strip()
-            raise BadData(f"{path}: refused, since loading it could run code ({reason}): expected tensors and plain values alone") from problem
+            reason = next(
+                (line for line in str(problem).splitlines() if "GLOBAL" in line),
+                "it holds more than numbers",
+            ).strip()
+            raise BadData(
+                f"{path}: refused, since loading it could run code ({reason}): expected tensors and plain values alone"
+            ) from problem
         except NOT_WHOLE as problem:
             reason = (str(problem).splitlines() or [type(problem).__name__])[0][:120]
-            raise BadData(f"{path}: found a broken file ({reason}), expected what torch.save wrote: copy or save it again") from problem
+            raise BadData(
+                f"{path}: found a broken file ({reason}), expected what torch.save wrote: copy or save it again"
+            ) from problem

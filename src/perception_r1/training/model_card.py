@@ -35,7 +35,13 @@ def write_card(folder: Path, card: str) -> None:
         part.write_text(card, encoding="utf-8")
 
 
-def model_card(method: str, ours: RecipeArguments, ready: Any, output: Path, paired: Mapping[str, Any] | None = None) -> str:
+def model_card(
+    method: str,
+    ours: RecipeArguments,
+    ready: Any,
+    output: Path,
+    paired: Mapping[str, Any] | None = None,
+) -> str:
     """A card in Markdown; `method` is grpo or sft, `paired` the results of a comparison by when it measured."""
     about: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
     if not Path(ready.model).is_dir():  # a hub knows its own ids alone
@@ -46,7 +52,10 @@ def model_card(method: str, ours: RecipeArguments, ready: Any, output: Path, pai
         f"---\n{yaml.safe_dump(about, sort_keys=False).strip()}\n---",
         f"# {output.name}",
         f"`{ours.model}` after {METHODS[method]}, by Perception-R1 {__version__}.",
-        "\n".join(f"- Task `{name}`, asked as {json.dumps(prompt, ensure_ascii=False)}" for name, prompt in prompts.items()),
+        "\n".join(
+            f"- Task `{name}`, asked as {json.dumps(prompt, ensure_ascii=False)}"
+            for name, prompt in prompts.items()
+        ),
         f"- Answers are written in the dialect `{ready.dialect.name}`{' after a thought' if ours.thinking else ''}.\n"
         f"- Training samples: `{ours.data}`. Nothing else about the data is known here.",
         *_figures(ours, paired or {}),
@@ -60,10 +69,15 @@ def _figures(ours: RecipeArguments, results: Mapping[str, Any]) -> list[str]:
     if not {"before", "after"} <= results.keys():
         return []
     before, after = (results[when]["metrics"] for when in ("before", "after"))
-    rows = [f"| {name} | {_cell(before.get(name))} | {_cell(found)} |" for name, found in after.items()]
+    rows = [
+        f"| {name} | {_cell(before.get(name))} | {_cell(found)} |" for name, found in after.items()
+    ]
     head = "| metric | before | after |\n|---|---:|---:|"
     count = results["after"]["data"]["samples"]
-    return [f"Greedy answers to {count:,} held-out samples (`{ours.eval_data}`), with 95 % intervals:", "\n".join([head, *rows])]
+    return [
+        f"Greedy answers to {count:,} held-out samples (`{ours.eval_data}`), with 95 % intervals:",
+        "\n".join([head, *rows]),
+    ]
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:

@@ -112,7 +112,9 @@ def _typed(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def installed(module: str) -> bool:
     """Whether a package can be imported; it is not."""
-    return sys.modules.get(module) is not None or (module not in sys.modules and importlib.util.find_spec(module) is not None)
+    return sys.modules.get(module) is not None or (
+        module not in sys.modules and importlib.util.find_spec(module) is not None
+    )
 
 
 def _need(setting: str, *modules: str, instead: str) -> None:
@@ -128,7 +130,9 @@ def _tracker(settings: Settings) -> None:
         if name in ("none", "all"):  # all that are installed
             continue
         if name not in TRACKERS:
-            raise BadData(f"report_to: found {name!r}, expected none, all or some of {', '.join(TRACKERS)}")
+            raise BadData(
+                f"report_to: found {name!r}, expected none, all or some of {', '.join(TRACKERS)}"
+            )
         others = ("tensorboardX",) if name == "tensorboard" else ()
         _need(f"report_to {name}", TRACKERS[name], *others, instead="--report_to none")
 
@@ -161,7 +165,11 @@ def _json(text: str) -> Any:
 def _deepspeed(settings: Settings) -> None:
     launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true")
     if (launched or settings.get("deepspeed")) and not installed("deepspeed"):
-        asked = "accelerate launch asks for DeepSpeed" if launched else f"deepspeed {settings['deepspeed']}"
+        asked = (
+            "accelerate launch asks for DeepSpeed"
+            if launched
+            else f"deepspeed {settings['deepspeed']}"
+        )
         raise BadData(f"{asked}: {not_installed('deepspeed', 'deepspeed')}")
 
 
