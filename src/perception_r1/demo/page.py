@@ -88,7 +88,7 @@ def drawn_scene(form: Form) -> tuple[View, Form]:
     options = SceneOptions(min_count=2, max_count=6) if kind == "counting" else SceneOptions()
     image, asked = next(scenes((kind,), n=1, seed=secrets.randbelow(2**31), split="test", options=options))
     sample, truth = asked[0], asked[0].truth
-    query = ", ".join(sample.categories or ()) or sample.query
+    query = ", ".join(sample.categories or ()) or sample.query or form.query
     filled = replace(form, query=query if form.of_task.query else "", kind="boxes", nothing=False, text=truth.text or "")
     boxes = () if truth.boxes is None else tuple(tuple(box) for box in truth.boxes.tolist())
     if filled.as_points:
