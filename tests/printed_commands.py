@@ -123,9 +123,12 @@ def _wait_for(address: str, worker: Any) -> None:
 
 def serve(address: str, server: str, recipe: str) -> None:
     """Answers one request after the other: a command's words and folder in, its exit code out."""
-    import perception_r1.evaluation.run
+    import perception_r1.cli
+    import perception_r1.evaluation.probe
+    import perception_r1.evaluation.report
+    import perception_r1.evaluation.server
     import perception_r1.training.grpo
-    import perception_r1.training.sft  # noqa: F401
+    import perception_r1.training.sft  # noqa: F401 - loaded once, for every command
 
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{address}.new")
@@ -140,7 +143,10 @@ def serve(address: str, server: str, recipe: str) -> None:
             if child == 0:
                 listening.close()
                 _run(asked, fds, server, recipe)
-            _, status = os.waitpid(child, 0)
+            _, status, used = os.wait4(child, 0)
+            if log := os.environ.get("PRINTED_TIMES"):
+                with open(log, "a") as file:
+                    print(f"{used.ru_utime + used.ru_stime:.1f}", *asked["words"], file=file)
             for fd in fds:
                 os.close(fd)
             talk.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
@@ -148,8 +154,6 @@ def serve(address: str, server: str, recipe: str) -> None:
 
 def _run(asked: dict[str, Any], fds: list[int], server: str, recipe: str) -> None:
     """In the forked process: one command, then the end."""
-    from tests.pages import free_port
-
     code = 70
     try:
         os.chdir(asked["cwd"])
@@ -157,7 +161,7 @@ def _run(asked: dict[str, Any], fds: list[int], server: str, recipe: str) -> Non
             os.dup2(fd, number)
         from perception_r1.cli import main
 
-        port = free_port()
+        port = _free_port() if asked["words"][0] == "demo" else 0
         words = shortened(asked["words"], server=server, port=port, recipe=recipe)
         if words[0] == "demo":
             threading.Thread(target=_leave, args=(port,), daemon=True).start()
@@ -170,6 +174,12 @@ def _run(asked: dict[str, Any], fds: list[int], server: str, recipe: str) -> Non
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _leave(port: int) -> None:

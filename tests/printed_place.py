@@ -81,7 +81,7 @@ def _hub(place: Path) -> None:
     ]
     rows_file(place / "refcoco_hub", *sentences, name="test-00000-of-00001.parquet")
     rows_file(place / "rec_jsons_processed", expression(), name="refcoco_val.json")
-    nothing = {"solution": [], "normalized_solution": [], "categories": {"empty_case": True}}
+    nothing = {"solution": None, "normalized_solution": None, "categories": {"empty_case": True}}
     rows = [expression(), expression(image="b.jpg", **nothing)]
     Image.new("RGB", (200, 100)).save(place / "coco" / "b.jpg")
     rows_file(place, *rows, name="refcocos_test.json")
