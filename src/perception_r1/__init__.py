@@ -18,11 +18,12 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def not_installed(package: str, extra: str) -> str:
-    """One line for somebody who lacks a package of one of our extras, with the command that brings it: the README's.
+    """One line for somebody who lacks a package of one of our extras, with the README's command.
 
-    >>> not_installed("hotcoco", "eval")
-    "hotcoco is not installed: pip install -e '.[eval]' -c constraints.txt, in a checkout of Perception-R1"
+    >>> not_installed("nltk", "eval").partition(", ")[0]
+    "nltk is not installed: pip install -e '.[eval]' -c constraints.txt"
     """
-    # vLLM pins a torch of its own, so constraints.txt would contradict it; it has an environment of its own.
-    command = "pip install -e '.[train,eval,vllm]'" if extra == "vllm" else f"pip install -e '.[{extra}]' -c constraints.txt"
+    command = f"pip install -e '.[{extra}]' -c constraints.txt"
+    if extra == "vllm":  # pins a torch of its own, which constraints.txt would contradict
+        command = "pip install -e '.[train,eval,vllm]'"
     return f"{package} is not installed: {command}, in a checkout of Perception-R1"

@@ -247,7 +247,7 @@ def passed_on(context: typer.Context, recipe: str) -> list[str]:
 
 
 def check_settings(recipe: str, overrides: list[str]) -> None:
-    """What can be wrong with a recipe that needs no torch to be seen, whose import takes many seconds."""
+    """What is wrong with a recipe and seen without torch, whose import takes many seconds."""
     from .training.requirements import check_settings as check
 
     check(recipe, overrides)
@@ -281,8 +281,14 @@ def fail(message: str, code: int) -> NoReturn:
 
 EXTRA_OF = {"torch": "train", "torchvision": "train", "transformers": "train", "trl": "train", "peft": "train", "datasets": "train"}
 EXTRA_OF |= {"accelerate": "train", "safetensors": "train", "filelock": "train"}
-EXTRA_OF |= {"hotcoco": "eval", "nltk": "eval", "jieba": "eval", "openai": "eval", "pyarrow": "data", "pypdfium2": "data"}
+EXTRA_OF |= {"hotcoco": "eval", "nltk": "eval", "jieba": "eval", "openai": "eval"}
+EXTRA_OF |= {"pyarrow": "data", "pypdfium2": "data"}
 EXTRA_OF |= {"gradio": "demo", "starlette": "demo", "vllm": "vllm", "deepspeed": "deepspeed"}
+
+
+EXPECTED = (typer.TyperException, typer.Abort, ValueError, OSError, ModuleNotFoundError)
+EXPECTED += (UnpicklingError,)
+"""What may be told in one line."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -296,7 +302,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as `head`, went away
         silence_output()
         sys.exit(1)
-    except (typer.TyperException, typer.Abort, ValueError, OSError, ModuleNotFoundError, UnpicklingError) as problem:
+    except EXPECTED as problem:
         if debug:
             raise
         explain(problem)
@@ -323,8 +329,9 @@ def explain(problem: Exception) -> NoReturn:
         if module not in EXTRA_OF:
             raise problem
         fail(not_installed(module, EXTRA_OF[module]), 1)
-    if isinstance(problem, UnpicklingError):  # of a hub's model; files of this machine are looked at before
-        fail("a file of weights was refused, since loading it could run code: expected safetensors, or tensors alone", 1)
+    if isinstance(problem, UnpicklingError):  # of a hub's model; a folder is looked at before
+        found = "a file of weights was refused, since loading it could run code"
+        fail(f"{found}: expected safetensors, or tensors alone", 1)
     if isinstance(problem, OSError) and problem.strerror:
         silence_output()
         fail(f"{problem.filename or 'output'}: {problem.strerror}: expected a place that can be read and written, with room left", 1)

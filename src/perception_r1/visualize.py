@@ -1,4 +1,4 @@
-"""(image, answer, truth) → picture. Truth is green; an answer that matches is orange, one that does not dashed blue."""
+"""(image, answer, truth) → picture: truth green, matches orange, what does not match dashed blue."""
 
 import base64
 import html
@@ -17,8 +17,8 @@ from .tasks import TASKS, Task
 TRUTH, MATCHED, UNMATCHED = "#12a150", "#f5820b", "#2563eb"
 MATCHES, MATCHES_NOT = "answer that matches", "answer that does not (dashed)"
 RULE = (
-    "An answer's box matches one true object of IoU 0.5 or more; in counting, one whose centre is near enough to earn reward; "
-    "in detection the labels are equal as well."
+    "An answer's box matches one true object of IoU 0.5 or more; in counting, one whose centre is "
+    "near enough to earn reward; in detection the labels are equal as well."
 )
 """What the colours of an answer mean, in words."""
 PNG_PIXELS = 120_000
@@ -28,7 +28,7 @@ PNG_PIXELS = 120_000
 def matched_pairs(
     truth: Truth, answer: Answer, size: tuple[int, int], task: str = ""
 ) -> list[tuple[int, int]]:
-    """(prediction, truth) indices of the one-to-one pairs that match, as the task's reward knows them.
+    """(prediction, truth) indices of the one-to-one pairs that match, as the task's reward says.
 
     `size`: the original image's, in pixels. Counting: a centre near enough to earn something.
     Detection: IoU ≥ 0.5 and the same label. Else, and without a `task`: IoU ≥ 0.5. A bare count has
@@ -59,7 +59,8 @@ def draw(
 
     Coordinates of both are pixels of `image`. A smaller image is enlarged until its longer side is `scale_to` pixels, so
     that lines and words can be read. `pairs` overrides which predictions match, which else
-    `matched_pairs` finds for the `task`. `names=False` leaves the words out; `caption` is written below.
+    `matched_pairs` finds for the `task`. `names=False` leaves the words out; `caption` is written
+    below.
     """
     scale = max(1.0, scale_to / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -68,8 +69,9 @@ def draw(
     if truth is not None:
         pen.truth(truth)
     if answer is not None:
-        found = matched_pairs(truth, answer, image.size, task) if pairs is None and truth is not None else pairs or ()
-        pen.answer(answer, {n for n, _ in found})
+        if pairs is None and truth is not None:
+            pairs = matched_pairs(truth, answer, image.size, task)
+        pen.answer(answer, {n for n, _ in pairs or ()})
     return _with_caption(picture, caption) if caption else picture
 
 

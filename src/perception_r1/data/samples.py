@@ -88,7 +88,8 @@ def _parquet() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as problem:
-        raise BadData(f"{not_installed('pyarrow', 'data')}; or use a .jsonl file instead of Parquet") from problem
+        found = not_installed("pyarrow", "data")
+        raise BadData(f"{found}; or use a .jsonl file instead of Parquet") from problem
     return pyarrow
 
 

@@ -1,4 +1,4 @@
-"""What the page asks for and lets a visitor draw, by task: those of the book, and any that somebody has added to it."""
+"""What the page asks for and lets a visitor draw, by task: those of the book, and one's own."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ class TaskForm:
     example: str = ""
     """What that field shows while it is empty."""
     categories: bool = False
-    """Whether the field holds names with commas between them, and every box has a label of its own."""
+    """Whether the field holds names with commas between them, and every box has its own label."""
     kinds: tuple[str, ...] = ("boxes",)
     """What a truth may be given as: some of boxes, points and text, the usual one first."""
     hint: str = ""
@@ -37,7 +37,7 @@ class TaskForm:
         return "text" in self.kinds
 
     def mark(self, chosen: str) -> str:
-        """What a click draws: what was chosen, where the task takes it; '' where it draws nothing."""
+        """What a click draws: the `chosen`, where the task takes it; '' where it draws nothing."""
         return chosen if chosen in self.placed else next(iter(self.placed), "")
 
 
@@ -73,7 +73,7 @@ HINTS = {
 
 
 def form_for(task: str) -> TaskForm:
-    """The form of a task. One that is not in the book is asked what its prompt names and what its truth may hold."""
+    """The form of a task. One of your own asks what its prompt names, and takes what KINDS has."""
     return FORMS.get(task) or _form_of(TASKS[task], KINDS.get(task, ("boxes",)))
 
 

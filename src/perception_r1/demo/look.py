@@ -10,7 +10,8 @@ HEAD = f"""
 <header id="head"><h1>Perception-R1</h1>
 <p>Ask a perception policy about a picture.
 <span class="key" style="--c:{TRUTH}">truth</span><span class="key" style="--c:{MATCHED}">answer</span>
-<span class="key dashed" style="--c:{UNMATCHED}" title="{RULE}">answer that does not match</span></p></header>
+<span class="key dashed" style="--c:{UNMATCHED}" title="{RULE}">answer that does not match</span>
+</p></header>
 """
 
 CSS = f"""

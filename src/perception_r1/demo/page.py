@@ -52,7 +52,8 @@ class Page:
         """A click at (x, y), in pixels of the picture as shown."""
         image = view.picture()
         if not form.drawn:
-            raise BadData("the truth of a page is its text: type it below the picture" if form.of_task.text else form.of_task.hint)
+            typed = "the truth of a page is its text: type it below the picture"
+            raise BadData(typed if form.of_task.text else form.of_task.hint)
         scale = max(image.size) / SIDE
         x, y = (min(max(0.0, at * scale), float(most)) for at, most in zip((x, y), image.size, strict=True))
         if form.as_points:
@@ -86,13 +87,16 @@ def drawn_scene(form: Form) -> tuple[View, Form]:
     """A scene drawn for the form's task, with the question and the truth filled in."""
     kind = form.of_task.scene
     options = SceneOptions(min_count=2, max_count=6) if kind == "counting" else SceneOptions()
-    image, asked = next(scenes((kind,), n=1, seed=secrets.randbelow(2**31), split="test", options=options))
+    seed = secrets.randbelow(2**31)
+    image, asked = next(scenes((kind,), n=1, seed=seed, split="test", options=options))
     sample, truth = asked[0], asked[0].truth
     query = ", ".join(sample.categories or ()) or sample.query or form.query
-    filled = replace(form, query=query if form.of_task.query else "", kind="boxes", nothing=False, text=truth.text or "")
+    query = query if form.of_task.query else ""
+    filled = replace(form, query=query, kind="boxes", nothing=False, text=truth.text or "")
     boxes = () if truth.boxes is None else tuple(tuple(box) for box in truth.boxes.tolist())
     if filled.as_points:
-        return View(image=image, marks=Marks(points=tuple(((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes))), filled
+        points = tuple(((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes)
+        return View(image=image, marks=Marks(points=points)), filled
     return View(image=image, marks=Marks(boxes=boxes, labels=truth.labels)), filled
 
 
@@ -128,11 +132,21 @@ class _Question:
             self.scene = gr.Button("Draw a scene", elem_id="scene", min_width=120)
         with gr.Group(elem_id="truth"):
             self.told = gr.HTML(_hint(task), padding=True)
-            self.kind = gr.Radio(["boxes", "points"], value="boxes", label="Draw", visible=len(form.placed) > 1, elem_id="kind")
-            self.label = gr.Textbox("", label="Label of the next box", visible=form.categories, elem_id="label", max_length=200)
-            self.nothing = gr.Checkbox(label="Nothing of that kind is in the picture", visible=bool(form.placed), elem_id="nothing")
-            self.text = gr.Textbox("", label="True text", lines=3, visible=form.text, elem_id="text", max_length=100_000)
-        with gr.Row(visible=bool(form.placed)) as self.tools:
+            both, drawn = len(form.placed) > 1, bool(form.placed)
+            kinds: dict[str, Any] = {"choices": ["boxes", "points"], "value": "boxes"}
+            self.kind = gr.Radio(**kinds, label="Draw", visible=both, elem_id="kind")
+            self.label = gr.Textbox(
+                "",
+                label="Label of the next box",
+                visible=form.categories,
+                elem_id="label",
+                max_length=200,
+            )
+            nothing = "Nothing of that kind is in the picture"
+            self.nothing = gr.Checkbox(label=nothing, visible=drawn, elem_id="nothing")
+            text: dict[str, Any] = {"lines": 3, "max_length": 100_000}
+            self.text = gr.Textbox("", label="True text", visible=form.text, elem_id="text", **text)
+        with gr.Row(visible=drawn) as self.tools:
             self.undo = gr.Button("Undo the last mark", size="sm", elem_id="undo")
             self.clear = gr.Button("Clear the marks", size="sm", elem_id="clear")
         self.form = [self.task, self.query, self.kind, self.label, self.nothing, self.text]
@@ -142,7 +156,8 @@ class _Question:
         form = form_for(task)
         tools = gr.update(visible=bool(form.placed))
         shown = [len(form.placed) > 1, form.categories, bool(form.placed), form.text]
-        return [gr.update(**_field(form)), _hint(task), tools, *(gr.update(visible=yes) for yes in shown)]
+        others = [gr.update(visible=yes) for yes in shown]
+        return [gr.update(**_field(form)), _hint(task), tools, *others]
 
     @property
     def shaped(self) -> list[Any]:
@@ -157,7 +172,8 @@ def _hint(task: str) -> str:
 
 def _field(form: TaskForm) -> dict[str, Any]:
     """How the field for what to find looks."""
-    return {"label": form.query or "What to find", "placeholder": form.example, "visible": bool(form.query)}
+    label = form.query or "What to find"
+    return {"label": label, "placeholder": form.example, "visible": bool(form.query)}
 
 
 def _result(policy: Policy) -> list[Any]:
@@ -219,7 +235,7 @@ def _connect(page: Page, view: gr.State, asked: gr.State, question: _Question, r
 
 
 @contextmanager
-def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int | None = None, task: str = "grounding") -> Iterator[str]:
+def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int, task: str = "grounding") -> Iterator[str]:
     """Serves the page while the block runs; gives its address. Raises BadData where the port is taken.
 
     Gradio keeps uploads and pictures in a temporary folder, the only one whose files it hands out; it is deleted at the end.
@@ -236,7 +252,7 @@ def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int | N
             )  # fmt: skip
         except OSError as problem:
             raise BadData(f"{host}:{port}: found the port taken or the host not of this machine ({problem}): name another with --port") from problem
-        # Gradio puts its own middleware before ours, which answers a browser's preflight: so once more
+        # Gradio puts its own middleware before ours, which answers a browser's preflight
         app.middleware_stack = Gate(app.middleware_stack or app.build_middleware_stack(), names)
         try:
             yield address

@@ -86,10 +86,10 @@ class Gate:
     """ASGI middleware that refuses what the page never asks: a request in another host's name, one
     without end or over MAX_BODY, and an address to fetch.
 
-    A page of the internet whose name is made to lead to 127.0.0.1 (DNS rebinding) sends its own name
-    as `Host`. Gradio answers to any; and it bounds each file, but not how many one request holds, nor
-    its JSON; and it would fetch `file=http://…` for anybody. `names` are what `Host` may say, None
-    for anything.
+    A page of the internet whose name is made to lead to 127.0.0.1 (DNS rebinding) sends its own
+    name as `Host`. Gradio answers to any; and it bounds each file, but not how many one request
+    holds, nor its JSON; and it would fetch `file=http://…` for anybody. `names` are what `Host`
+    may say, None for anything.
     """
 
     def __init__(self, app: ASGIApp, names: Container[str] | None = None) -> None:

@@ -77,7 +77,8 @@ class Form:
             return _nothing(self.of_task, self.drawn)
         if self.as_points:
             return Truth(points=marks.points, labels=(self.query.strip(),) * len(marks.points)) if marks.points else None  # type: ignore[arg-type]
-        labels = marks.labels if self.of_task.categories else (self.query.strip(),) * len(marks.boxes)
+        named = (self.query.strip(),) * len(marks.boxes)
+        labels = marks.labels if self.of_task.categories else named
         return Truth(boxes=marks.boxes, labels=labels) if marks.boxes else None  # type: ignore[arg-type]
 
     def sample(self, image: Image.Image, truth: Truth | None = None) -> Sample:
@@ -155,7 +156,8 @@ def judge(policy: Policy, reply: Any, sample: Sample, truth: Truth | None, image
     score = task.score(reply.completion, sample, reply.frame) if truth is not None else None
     count = len(answer.boxes) if answer else 0
     pairs = [(n, n) for n in range(count)] if truth is None else None  # without a truth nothing is wrong yet
-    drawn = {"truth": truth, "answer": answer, "pairs": pairs, "task": sample.task, "names": form_for(sample.task).categories}
+    drawn = {"truth": truth, "answer": answer, "pairs": pairs, "task": sample.task}
+    drawn |= {"names": form_for(sample.task).categories}
     picture = shown(image, caption=answer.text[:1500] if answer else "", **drawn)
     cut = "" if reply.finish == "stop" else f" · cut off after {policy.max_new_tokens} tokens"
     return picture, card(in_words(answer, problem) + cut, task, score, bool(problem)), reply.completion

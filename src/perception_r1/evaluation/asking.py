@@ -105,7 +105,8 @@ class Processes:
 def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = False, **options: Any) -> Any:
     """The backend of a local model (folder or hub id) with its options: transformers, or vLLM offline.
 
-    An image of the samples that is missing or that the model cannot see raises BadData before anything is loaded.
+    An image of the samples that is missing, or too narrow for the model, raises BadData before any
+    weights are loaded.
     """
     check_images(samples)
     if not (Path(model_folder(model)) / "adapter_config.json").is_file():

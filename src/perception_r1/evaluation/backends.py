@@ -24,7 +24,7 @@ from .model_files import check_model_folder
 from .stored_tensors import check_weights
 
 NARROW = 100
-"""Longer over shorter side beyond which an image is looked at more closely; Qwen processors refuse 200."""
+"""Longer over shorter side from which on an image is looked at closely; Qwen's refuse 200."""
 
 Sharing = Callable[[Any, int], AbstractContextManager[None] | None]
 """What lets a model answer each prompt so many times with the prompt computed once, or None where it cannot."""
@@ -247,7 +247,8 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except UnpicklingError as error:
-        raise BadData(f"model {name!r}: refused, since loading its weights could run code: expected safetensors, or tensors alone") from error
+        found = f"model {name!r}: refused, since loading its weights could run code"
+        raise BadData(f"{found}: expected safetensors, or tensors alone") from error
     except (OSError, ValueError, SafetensorError) as error:
         if "custom code" in str(error):
             found = f"model {name!r} needs code that comes with it, which is never run"
@@ -257,19 +258,23 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
 
 
 def known_config(name: str, **options: Any) -> Any:
-    """The config of a model (folder or hub id). Raises BadData for one that is not of images and text, or needs code of its own.
+    """The config of a model (folder or hub id) of images and text. Raises BadData for any other.
 
     Whoever loads the model after this is never asked on the terminal whether to run such code.
     """
-    config = loaded(name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **options))
+    read = transformers.AutoConfig.from_pretrained
+    config = loaded(name, lambda: read(name, trust_remote_code=False, **options))
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise BadData(f"model {name!r}: found model_type {config.model_type!r}, expected a model of images and text that transformers itself knows")
+        found = f"model {name!r}: found model_type {config.model_type!r}"
+        expected = "expected a model of images and text that transformers itself knows"
+        raise BadData(f"{found}, {expected}")
     return config
 
 
 def load_processor(name: str) -> Any:
-    """The processor of a model (folder or hub id). Raises BadData where it has none of images and text."""
-    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False))
+    """The processor of images and text of a model (folder or hub id). Raises BadData for any."""
+    read = transformers.AutoProcessor.from_pretrained
+    processor = loaded(name, lambda: read(name, trust_remote_code=False))
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         found = type(processor).__name__
         raise BadData(f"model {name!r}: found {found}, expected a processor of images and text: copy its base model's processor files")
@@ -277,15 +282,22 @@ def load_processor(name: str) -> Any:
 
 
 def check_sides(model: str | Path, samples: Iterable[Sample]) -> None:
-    """Raises BadData for an image that is too long and narrow for the processor of `model`, which is loaded where one may be."""
-    name = model_folder(model)
-    if long := [sample for sample in samples if max(sample.width, sample.height) > NARROW * min(sample.width, sample.height)]:
-        processor = load_processor(name)
-        for sample in long:
-            try:
-                frame_by_processor(processor, sample.width, sample.height)
-            except BadData as problem:
-                raise BadData(f"{sample.image_path} of sample {sample.id!r}: {problem}") from problem
+    """Raises BadData for an image that is too narrow for a model's processor, which is loaded where
+    one may be.
+    """
+    if not (narrow := [sample for sample in samples if _is_narrow(sample)]):
+        return
+    processor = load_processor(model_folder(model))
+    for sample in narrow:
+        try:
+            frame_by_processor(processor, sample.width, sample.height)
+        except BadData as problem:
+            found = f"{sample.image_path} of sample {sample.id!r}"
+            raise BadData(f"{found}: {problem}") from problem
+
+
+def _is_narrow(sample: Sample) -> bool:
+    return max(sample.width, sample.height) > NARROW * min(sample.width, sample.height)
 
 
 def revision_of(name: str, config: Any) -> str | None:

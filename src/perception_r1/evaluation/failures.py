@@ -120,7 +120,9 @@ def _pictures(sample: Sample, answer: Answer | None) -> list[Panel]:
     if truth.text is not None:
         return [Panel(name="page", picture=thumbnail(image)), Panel(name="truth", text=truth.text)]
     drawn_truth, drawn_answer = _first_objects(truth), answer and _first_boxes(answer)
-    pairs = matched_pairs(drawn_truth, drawn_answer, image.size, sample.task) if drawn_answer else []
+    pairs = []
+    if drawn_answer:
+        pairs = matched_pairs(drawn_truth, drawn_answer, image.size, sample.task)
     picture = draw(image, truth=drawn_truth, answer=drawn_answer, pairs=pairs)
     return [Panel(name="truth and answer", words=verdict(answer, truth, len(pairs)), picture=thumbnail(picture))]
 
@@ -154,7 +156,7 @@ def objects(count: int) -> str:
 
 
 def true_objects(truth: Truth) -> str:
-    """How many objects there really are, in a sentence of its own: never to be read as an answer's number.
+    """How many objects there really are, in a sentence that nobody takes for an answer's number.
 
     >>> true_objects(Truth(count=20)), true_objects(Truth(count=0))
     ('there are 20 objects', 'nothing is there')

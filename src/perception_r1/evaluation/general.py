@@ -120,9 +120,9 @@ def _call(command: Sequence[str], folder: Path) -> dict[str, Any]:
     log, before = folder / "log.txt", set(folder.rglob("*_results.json"))
     Console().print(f"lmms-eval runs; its log is {log}", soft_wrap=True, markup=False)
     with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(  # what it asks on the terminal, such as whether to run a model's code, has no answer
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=_environment()
-        ).returncode
+        # What it asks on the terminal, such as whether to run a model's code, has no answer.
+        talk: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        code = subprocess.run(command, stdout=file, env=_environment(), **talk).returncode
     new = sorted(set(folder.rglob("*_results.json")) - before)
     if code or not new:
         text = re.sub("\x1b\\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))  # it colours its log

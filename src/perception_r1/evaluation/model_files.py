@@ -1,4 +1,4 @@
-"""What can be wrong with a model that needs no torch to be seen: a folder that is none, or that brings code of its own."""
+"""What is wrong with a model and seen without torch: a folder that is none, or brings code."""
 
 import json
 from collections.abc import Iterator
@@ -12,43 +12,39 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tok
 
 
 def check_model_folder(name: str | Path) -> None:
-    """Raises BadData for a local folder that is no model with a processor, or that names code to be run; a hub id passes."""
+    """Raises BadData for a local folder that is no model with a processor, or names code to run.
+
+    A hub id passes.
+    """
     folder = Path(name)
     if not folder.is_dir():
-        if (
-            folder.is_absolute() or folder.exists() or len(folder.parts) > 2
-        ):  # a hub id is `owner/name`
-            raise BadData(
-                f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name"
-            )
+        if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # no owner/name
+            expected = "a folder with config, weights and processor, or a hub id owner/name"
+            raise BadData(f"model {folder}: found no such folder, expected {expected}")
         return
     if not (folder / "config.json").is_file():
-        remedy = (
-            "merge the adapter into its base model first"
-            if (folder / "adapter_config.json").is_file()
-            else "name a checkpoint folder"
-        )
+        remedy = "name a checkpoint folder"
+        if (folder / "adapter_config.json").is_file():
+            remedy = "merge the adapter into its base model first"
         raise BadData(f"model {folder}: expected config.json in the folder, found none: {remedy}")
     for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
         if not any((folder / name).is_file() for name in names):
-            raise BadData(
-                f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder"
-            )
+            remedy = f"copy its base model's {kind} files into the folder"
+            raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): {remedy}")
     check_custom_code(folder)
 
 
 def check_custom_code(folder: Path) -> None:
     """Raises BadData where a JSON file of a model folder names a class that comes with the model.
 
-    Without a word from us transformers would ask on the terminal whether to run that code, or take another class in its place.
+    Else transformers would ask on the terminal whether to run that code, or take another class.
     """
     for path in sorted(folder.glob("*config.json")):
         for classes in _auto_maps(_json(path)):
             named = next(iter(classes.values())) if isinstance(classes, dict) else classes
             found = f"{path}: found auto_map, which names code that comes with the model ({named})"
-            raise BadData(
-                f"{found}; such code is never run: expected a model that transformers itself knows, then delete auto_map"
-            )
+            expected = "expected a model that transformers itself knows, then delete auto_map"
+            raise BadData(f"{found}; such code is never run: {expected}")
 
 
 def _json(path: Path) -> Any:
@@ -59,7 +55,7 @@ def _json(path: Path) -> Any:
 
 
 def _auto_maps(settings: Any) -> Iterator[Any]:
-    """Yields what stands under `auto_map`, at any depth: a processor's file holds those of its parts."""
+    """Yields what stands under `auto_map`, at any depth: a processor's file holds its parts."""
     waiting = [settings]
     while waiting:
         found = waiting.pop()

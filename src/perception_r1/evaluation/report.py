@@ -33,8 +33,8 @@ def write_report(
     """Writes `run_dir`/report.html and returns its path.
 
     `paired` holds the differences, after minus before, that were computed on the same resamples. A picture is a mapping with
-    `image` (PIL, original pixels), `truth` (Truth), `before` and `after` (Answer, or None: malformed), `caption`, `task`, and
-    `completions`: what was written before and after, shown where it was no answer.
+    `image` (PIL, original pixels), `truth` (Truth), `before` and `after` (Answer, or None:
+    malformed), `caption`, `task`, and `completions`, shown where they were no answer.
     Raises OSError when it cannot be written; then an older report stays as it was.
     """
     blocks = _before_and_after(metrics_before, metrics_after, paired)
@@ -62,7 +62,8 @@ def _example(picture: Mapping[str, Any]) -> Example:
         panels = [Panel(name="page", picture=thumbnail(image, LARGEST)), Panel(name="truth", text=truth.text)]
         panels += [_text(when, picture) for when in ("before", "after")]
     else:
-        panels = [Panel(name="truth", words=true_objects(truth), picture=thumbnail(draw(image, truth=truth), LARGEST))]
+        drawn = thumbnail(draw(image, truth=truth), LARGEST)
+        panels = [Panel(name="truth", words=true_objects(truth), picture=drawn)]
         panels += [_boxes(when, picture) for when in ("before", "after")]
     return Example(caption=str(picture.get("caption", "")), panels=panels)
 
@@ -74,12 +75,12 @@ def _text(when: str, picture: Mapping[str, Any]) -> Panel:
 
 
 def _boxes(when: str, picture: Mapping[str, Any]) -> Panel:
-    answer, truth, image, task = picture[when], picture["truth"], picture["image"], picture.get("task", "")
+    answer, truth, image = picture[when], picture["truth"], picture["image"]
     if answer is None:
         return _unreadable(when, picture, verdict(None, truth, 0))
-    pairs = matched_pairs(truth, answer, image.size, task)
-    drawn = draw(image, truth=None, answer=answer, pairs=pairs)
-    return Panel(name=when, words=verdict(answer, truth, len(pairs)), picture=thumbnail(drawn, LARGEST))
+    pairs = matched_pairs(truth, answer, image.size, picture.get("task", ""))
+    drawn = thumbnail(draw(image, truth=None, answer=answer, pairs=pairs), LARGEST)
+    return Panel(name=when, words=verdict(answer, truth, len(pairs)), picture=drawn)
 
 
 def _unreadable(when: str, picture: Mapping[str, Any], words: str) -> Panel:

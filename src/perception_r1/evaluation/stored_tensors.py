@@ -1,12 +1,13 @@
-"""Whether files of tensors can be loaded, and are nothing but that: read without their numbers, before anything is built on them."""
+"""Whether files of tensors are whole, and nothing else: looked at beforehand, numbers unread."""
 
 import json
 import pickle
 import struct
 import warnings
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import torch
@@ -26,17 +27,17 @@ NOT_WHOLE = (
     ArithmeticError,
     struct.error,
 )
-"""What torch raises for a file that is cut off or is no file of tensors: its reader follows whatever the bytes say."""
+"""What torch raises for a file that is cut off or none of tensors: its reader follows any bytes."""
 
 BINARIES = ("pytorch_model*.bin", "adapter_model.bin")
 """Weights as torch.save writes them."""
 STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 """What a checkpoint holds beside the weights, in the same form."""
-OLDER = "copy it again, or delete the folder of this checkpoint: --resume true then takes the one before"
+OLDER = "copy it again, or delete this checkpoint: --resume true then takes the one before"
 
 
 def check_weights(folder: Path) -> None:
-    """Raises BadData for weights in a model folder that are broken, or that hold more than numbers. Other files are left alone."""
+    """Raises BadData for weights in a model folder that are broken, or hold more than numbers."""
     if whole := sorted(folder.glob("*.safetensors")):
         for path in whole:
             _check_safetensors(path)
@@ -45,7 +46,7 @@ def check_weights(folder: Path) -> None:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raises BadData for a checkpoint of a training from which it cannot go on, or whose files would run code when loaded."""
+    """Raises BadData for a checkpoint with a broken file, or one that would run code."""
     check_weights(folder)
     check_pickles(path for name in STATES for path in folder.glob(name))
     state = folder / "trainer_state.json"
@@ -66,25 +67,23 @@ def _check_safetensors(path: Path) -> None:
 
 
 def check_pickles(paths: Iterable[Path]) -> None:
-    """Raises BadData for the first of these files of torch that is not whole, or that would run code when it is loaded."""
+    """Raises BadData for the first file of torch that is not whole, or would run code if loaded."""
     for path in sorted(paths):
-        allowed = (
-            safe_globals() if path.name.startswith("rng_state") else nullcontext()
-        )  # NumPy's state is there
         try:
-            with allowed, warnings.catch_warnings():
+            with _allowed(path), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of odd files torch says more than it raises
                 torch.load(path, map_location="meta", weights_only=True, mmap=is_zipfile(path))
         except pickle.UnpicklingError as problem:
-            reason = next(
-                (line for line in str(problem).splitlines() if "GLOBAL" in line),
-                "it holds more than numbers",
-            ).strip()
-            raise BadData(
-                f"{path}: refused, since loading it could run code ({reason}): expected tensors and plain values alone"
-            ) from problem
+            lines = [line.strip() for line in str(problem).splitlines() if "GLOBAL" in line]
+            reason = lines[0] if lines else "it holds more than numbers"
+            found = f"{path}: refused, since loading it could run code ({reason})"
+            raise BadData(f"{found}: expected tensors and plain values alone") from problem
         except NOT_WHOLE as problem:
             reason = (str(problem).splitlines() or [type(problem).__name__])[0][:120]
-            raise BadData(
-                f"{path}: found a broken file ({reason}), expected what torch.save wrote: copy or save it again"
-            ) from problem
+            found = f"{path}: found a broken file ({reason})"
+            raise BadData(f"{found}, expected what torch.save wrote: save it again") from problem
+
+
+def _allowed(path: Path) -> AbstractContextManager[Any]:
+    """What may be in a file besides tensors: NumPy's state where random numbers are kept."""
+    return safe_globals() if path.name.startswith("rng_state") else nullcontext()

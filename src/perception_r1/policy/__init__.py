@@ -18,7 +18,7 @@ def model_folder(name: str | Path) -> str:
 
 
 def is_bundled(model: str | Path) -> bool:
-    """Whether a folder holds the bundled policy, or one of its architecture, as those trained from it."""
+    """Whether a folder holds the bundled policy, or one of its architecture, as trained from it."""
     return Path(model).is_dir() and _shape(Path(model)) == _shape(WEIGHTS)
 
 

@@ -23,7 +23,8 @@ def read(name: str, folder: str = "", kind: str = "recipe") -> dict[str, Any]:
     """
     named, path = _root() / folder / f"{name}.yaml", Path(name)
     if not named.is_file() and not path.is_file():
-        raise BadData(f"{kind} {name!r} is not known: {_meant(name, folder)}expected a YAML file or one of {', '.join(names(folder))}")
+        expected = f"expected a YAML file or one of {', '.join(names(folder))}"
+        raise BadData(f"{kind} {name!r} is not known: {_meant(name, folder)}{expected}")
     try:
         settings = yaml.safe_load((named if named.is_file() else path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

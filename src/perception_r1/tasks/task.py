@@ -127,8 +127,8 @@ class Task(ABC):
     def pair_values(answer: Answer, truth: Truth, size: tuple[int, int]) -> np.ndarray:
         """What pictures call a match: for each predicted and true object (N, M) above 0, else 0.
 
-        `size` is the original image's, in pixels. By default pairs of IoU ≥ 0.5, worth so much that
-        most of them are found; where the truth is points, as the counting reward values them.
+        `size` is the original image's, in pixels. By default pairs of IoU ≥ 0.5, worth so much
+        that most of them are found; where the truth is points, as the counting reward does.
         A task whose reward knows other pairs says so, that its pictures agree with it.
         """
         if truth.points is not None:
@@ -147,7 +147,7 @@ POINT_RADIUS = 0.05
 
 
 def centre_values(boxes_N4: np.ndarray, truth: Truth, image_diagonal: float) -> np.ndarray:
-    """φ = max(0, 1 − d / r) of N predicted boxes and M true objects, by the distance of their centres.
+    """φ = max(0, 1 − d / r) of N predicted boxes and M true objects, by their centres.
 
     d is in pixels, r half the diagonal of the true box, or POINT_RADIUS of the image's for a point.
     """

@@ -14,7 +14,7 @@ from ..data.samples import open_image
 from ..evaluation.average_precision import coco_ap_difference
 from ..evaluation.backends import read_settings
 from ..evaluation.metrics import Reading, paired_difference, read_completion, statistics
-from ..evaluation.predictions import read_completions
+from ..evaluation.predictions import Written, read_completions
 from ..evaluation.report import write_report
 from ..evaluation.run import evaluate, write_metrics
 from ..policy import is_bundled
@@ -63,7 +63,7 @@ class Comparison:
             overwrite=True, **self.pixels,
         )  # fmt: skip
 
-    def _written(self, when: str) -> Mapping[str, Any]:
+    def _written(self, when: str) -> dict[str, Written]:
         """What was written to each sample, by its id."""
         return read_completions(self.output / when / "answers.jsonl", self.samples)
 
@@ -113,7 +113,8 @@ class Comparison:
             notes.append(f"The main metric is {main} ({better} is better), of greedy answers to the same {len(self.samples):,} held-out samples.")
         else:
             notes.append("Nothing was measured: name held-out samples with --eval_data to see before and after.")
-        if is_bundled(self.ready.model) and any(sample.source != "scenes" for sample in self.ready.samples):
+        photographs = any(sample.source != "scenes" for sample in self.ready.samples)
+        if is_bundled(self.ready.model) and photographs:
             notes.append("The bundled tiny policy sees 64 x 64 pixels and knows drawn shapes: it does not learn photographs. The path is shown.")
         return notes
 

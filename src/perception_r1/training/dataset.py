@@ -134,9 +134,11 @@ def processor_frame(processor: Any) -> Callable[[Sample], Frame]:
     return lambda sample: frame_by_processor(processor, sample.width, sample.height)
 
 
-def usable(samples: Iterable[Sample], name: str, frame: Callable[[Sample], Frame]) -> Iterator[Sample]:
-    """Passes the samples on. Raises BadData at their end, naming the data `name`, when an image is not there or has sides of
-    which `frame` makes none, since the processor refuses them.
+def usable(
+    samples: Iterable[Sample], name: str, frame: Callable[[Sample], Frame]
+) -> Iterator[Sample]:
+    """Passes the samples on. Raises BadData at their end, naming the data `name`, when an image is
+    not there, or has sides that the processor refuses, so that `frame` raises.
     """
     number, missing, refused = 0, Counted(), Counted()
     for sample in samples:
@@ -149,9 +151,11 @@ def usable(samples: Iterable[Sample], name: str, frame: Callable[[Sample], Frame
             refused.add(f"{sample.image_path} of {sample.id}: {problem}")
         yield sample
     if missing.count:
-        raise BadData(f"{name}: {missing.count} of {number} images are not there, the first is {missing.first}")
+        found = f"{missing.count} of {number} images are not there"
+        raise BadData(f"{name}: {found}, the first is {missing.first}")
     if refused.count:
-        raise BadData(f"{name}: {refused.count} of {number} images have sides that the model cannot see, the first is {refused.first}")
+        found = f"{refused.count} of {number} images have sides that the model cannot see"
+        raise BadData(f"{name}: {found}, the first is {refused.first}")
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""The README.md of a checkpoint: from what it was trained, on what, how it is asked, and how much it changed.
+"""The README.md of a checkpoint: from what it was trained, on what, how it is asked, what changed.
 
-TRL's own says "fine-tuned version of None" of a model that lies in a folder, and nothing of the task.
+TRL's own says "fine-tuned version of None" of a model in a folder, and nothing of the task.
 """
 
 import json
@@ -40,13 +40,14 @@ def model_card(
     ours: RecipeArguments,
     ready: Any,
     output: Path,
-    paired: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
 ) -> str:
-    """A card in Markdown; `method` is grpo or sft, `paired` the results of a comparison by when it measured."""
+    """A card in Markdown; `method` is grpo or sft, `results` a comparison's by when it measured."""
     about: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
     if not Path(ready.model).is_dir():  # a hub knows its own ids alone
         about["base_model"] = ready.model
     about["tags"] = ["perception-r1", method]
+    thought = " after a thought" if ours.thinking else ""
     prompts = {name: task.template() for name, task in ready.tasks.items()}
     lines = [
         f"---\n{yaml.safe_dump(about, sort_keys=False).strip()}\n---",
@@ -56,9 +57,9 @@ def model_card(
             f"- Task `{name}`, asked as {json.dumps(prompt, ensure_ascii=False)}"
             for name, prompt in prompts.items()
         ),
-        f"- Answers are written in the dialect `{ready.dialect.name}`{' after a thought' if ours.thinking else ''}.\n"
+        f"- Answers are written in the dialect `{ready.dialect.name}`{thought}.\n"
         f"- Training samples: `{ours.data}`. Nothing else about the data is known here.",
-        *_figures(ours, paired or {}),
+        *_figures(ours, results or {}),
         f"```bash\nperception-r1 evaluate --model {output.name} --data SAMPLES -o evaluation\n```",
     ]
     return "\n\n".join(lines) + "\n"

@@ -49,7 +49,8 @@ def prepare(ours: RecipeArguments, args: Any, **task_settings: Any) -> Prepared:
     processor = load_processor(model)
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
     frame = processor_frame(processor)
-    tasks = tasks_for(usable(samples, f"data {ours.data}", frame), dialect=dialect, thinking=ours.thinking, **task_settings)
+    checked = usable(samples, f"data {ours.data}", frame)
+    tasks = tasks_for(checked, dialect=dialect, thinking=ours.thinking, **task_settings)
     if ours.eval_data:  # measured when the model has long been loaded
         held_out = load_data(ours.eval_data, ours.task)[: ours.eval_limit]
         for _ in usable(held_out, f"eval_data {ours.eval_data}", frame):

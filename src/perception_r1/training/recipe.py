@@ -71,23 +71,26 @@ def _settings(recipe: str) -> Mapping[str, Any]:
     return settings
 
 
-def _check_keys(keys: Sequence[str], known: set[str], recipe: str, elsewhere: Mapping[str, Iterable[str]]) -> None:
+def _check_keys(
+    keys: Sequence[str], known: set[str], recipe: str, elsewhere: Mapping[str, Iterable[str]]
+) -> None:
     for key in keys:
         if key not in known:
-            raise BadData(f"recipe {recipe}: key {key!r} is not known: {unknown_key(key, known, elsewhere)}")
+            matter = unknown_key(key, known, elsewhere)
+            raise BadData(f"recipe {recipe}: key {key!r} is not known: {matter}")
 
 
 def _keys_elsewhere(config: type) -> dict[str, list[str]]:
     """The keys of the trainers that do not run, by the command that runs them."""
-    others = {name: other for name, other in {"grpo": GRPOConfig, "sft": SFTConfig}.items() if other is not config}
-    return {name: [declared.name for declared in fields(other)] for name, other in others.items()}
+    name, other = ("sft", SFTConfig) if config is GRPOConfig else ("grpo", GRPOConfig)
+    return {name: [declared.name for declared in fields(other)]}
 
 
 def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple[RecipeArguments, T, ModelConfig]:
     """Settings of a run: the recipe (a name, or a YAML path) with `--key value` overrides, parsed by TRL's own parser.
 
-    `config` is TRL's GRPOConfig or SFTConfig. Raises BadData naming a key that nobody knows, a value that does not fit, or a
-    package that a value needs and that is not there.
+    `config` is TRL's GRPOConfig or SFTConfig. Raises BadData naming a key that nobody knows, a
+    value that does not fit, or a package that a value needs and that is not there.
     """
     check_settings(recipe, overrides)
     kinds: Any = (RecipeArguments, config, ModelConfig)

@@ -1,6 +1,7 @@
-"""What the settings of a run need, checked at once: before torch is imported, and long before a model is loaded.
+"""What the settings of a run need, checked at once: before torch is imported or a model loaded.
 
-Nothing here imports what it looks for. A setting that can never work is one line that names it, what it lacks and the remedy.
+Nothing here imports what it looks for. A setting that cannot work is one line that names it, what
+it lacks and the remedy.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ from ..evaluation.model_files import check_model_folder
 from ..records import BadData
 
 Settings = Mapping[str, Any]
-"""Keys of a recipe with their values: as YAML gives them, or as they were typed, then one word or a list of words."""
+"""Keys of a recipe with their values: as YAML gives them, or as typed, a word or several."""
 
 TRACKERS = {
     "azure_ml": "azureml",
@@ -53,7 +54,7 @@ OPTIMIZERS = {
     "schedule_free": "schedulefree",
     "stable_adamw": "optimi",
 }
-"""The package behind an `optim` whose name holds such a part; the longest part decides. torch has the others."""
+"""The package behind an `optim` whose name holds such a part; the longest decides."""
 
 ATTENTIONS = {
     "flash_attention_2": ("flash_attn", "kernels"),
@@ -75,7 +76,7 @@ ON_PYPI = {
 
 
 def check_settings(recipe: str, overrides: Sequence[str]) -> None:
-    """Raises BadData for a recipe that is not there, and for settings that this machine or this program cannot follow."""
+    """Raises BadData for a recipe that is not there, and for settings that cannot be followed."""
     settings = given(recipe, overrides)
     if isinstance(name := settings.get("model"), str) and not name.startswith("tiny"):
         check_model_folder(name)
@@ -84,7 +85,7 @@ def check_settings(recipe: str, overrides: Sequence[str]) -> None:
 
 
 def given(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The recipe's settings under the `--key value` words that override them. Raises BadData where there is no such recipe.
+    """The recipe's settings under the `--key value` words that override them. Raises BadData.
 
     >>> given("quickstart", ["--report-to", "wandb", "--optim=sgd", "--tf32"])["report_to"]
     'wandb'
@@ -183,8 +184,9 @@ def _evaluation(settings: Settings) -> None:
         value = settings.get(key)
         if value and str(value).lower() not in ("no", "false"):
             raise BadData(
-                f"{key} {value}: nothing is measured during training: name held-out samples with --eval_data, which grpo measures before "
-                "and after, and measure any checkpoint with `perception-r1 evaluate --model CHECKPOINT`"
+                f"{key} {value}: nothing is measured during training: name held-out samples with "
+                "--eval_data, which grpo measures before and after, and measure any checkpoint "
+                "with `perception-r1 evaluate --model CHECKPOINT`"
             )
 
 

@@ -1,4 +1,4 @@
-"""What to say about a key that no setting of a run has: that it is gone, that it belongs to the other trainer, or what it is near to."""
+"""What to say about a key that nobody knows: it is gone, of the other trainer, or a slip."""
 
 from collections.abc import Iterable, Mapping
 
@@ -20,8 +20,8 @@ GONE = {
     "include_tokens_per_second": "give include_num_input_tokens_seen",
     "jit_mode_eval": "give torch_compile",
     "logging_dir": "logs go to output_dir",
-    "max_prompt_length": "a prompt is never cut, since that would lose image tokens; max_pixels bounds its picture",
-    "max_seq_length": "a conversation is never cut, since that would lose image tokens; max_pixels bounds its picture",
+    "max_prompt_length": "a prompt is never cut, as image tokens would be lost; give max_pixels",
+    "max_seq_length": "a conversation is never cut, as image tokens would be lost; give max_pixels",
     "no_cuda": "give use_cpu",
     "num_of_sequences": "nothing is packed here",
     "overwrite_output_dir": "name another output_dir, or go on with resume",
@@ -48,14 +48,14 @@ GONE = {
     "wandb_log_unique_prompts": "give log_unique_prompts",
     "warmup_ratio": "give warmup_steps, which below 1 is a share of the steps",
 }
-"""Keys that TRL or transformers once had, and what stands in their place. A test holds that none of them is back."""
+"""Keys that TRL or transformers once had, and what stands in their place. None is back: a test."""
 
 EDITS = 2
-"""A key is near another when so many letters, at most, were mistyped, and no more than every fourth."""
+"""A key is near another when so many letters at most were mistyped, and one in four."""
 
 
 def unknown_key(key: str, known: Iterable[str], elsewhere: Mapping[str, Iterable[str]]) -> str:
-    """What is the matter with a key that is not `known`; `elsewhere` are the keys of other trainers, by name.
+    """What is the matter with a key that is not `known`; `elsewhere` has other trainers' keys.
 
     >>> unknown_key("bata", ["beta", "data"], {}), unknown_key("max_seq", ["max_steps", "seed"], {})
     ('did you mean beta or data?', "see docs/task.md for ours and TRL's documentation for the rest")
@@ -70,7 +70,7 @@ def unknown_key(key: str, known: Iterable[str], elsewhere: Mapping[str, Iterable
 
 
 def nearest(key: str, known: Iterable[str]) -> list[str]:
-    """Those of the `known` names from which the key is a slip of the fingers away, all as near as the nearest."""
+    """The `known` names from which the key is a slip away, all as near as the nearest."""
     most = min(EDITS, len(key) // 4)
     distances = {name: OSA.distance(key, name, score_cutoff=most) for name in known}
     least = min(distances.values(), default=most + 1)
