@@ -154,7 +154,7 @@ NOTHING = Truth(boxes=np.zeros((0, 4)))
         (Answer(), MANY, 0, "says that nothing is there; there are 20 objects"),
         (NEAR, NOTHING, 0, "1 box; nothing is there"),
         (FAR, MANY, 1, "2 boxes, 1 unreadable; 1 of 20 objects matched"),
-        (NEAR, Truth(count=3), 0, "1 box; there are 3 objects"),
+        (NEAR, Truth(count=3), 0, "1 box; 3 objects counted"),
     ],
 )
 def test_a_verdict_never_gives_the_truths_number_as_the_answers(

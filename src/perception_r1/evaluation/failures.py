@@ -175,6 +175,8 @@ def verdict(answer: Answer | None, truth: Truth, matched: int) -> str:
     unreadable = f", {answer.bad} unreadable" if answer.bad else ""
     first = f" (the first {MOST_DRAWN} are drawn)" if max(len(answer.boxes), len(truth)) > MOST_DRAWN else ""
     compared = f"{matched} of {objects(len(truth))} matched"
-    if truth.count is not None or not len(truth):
+    if truth.count is not None:
+        compared = f"{objects(truth.count)} counted"
+    elif not len(truth):
         compared = true_objects(truth)
     return f"{answer.count} box{'' if answer.count == 1 else 'es'}{unreadable}{first}; {compared}"

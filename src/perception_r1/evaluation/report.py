@@ -70,23 +70,23 @@ def _example(picture: Mapping[str, Any]) -> Example:
 
 def _text(when: str, picture: Mapping[str, Any]) -> Panel:
     if (answer := picture[when]) is None:
-        return _unreadable(when, picture, "no readable answer")
+        return _written(when, picture, "no readable answer")
     return Panel(name=when, words="" if answer.text else "an empty answer", text=answer.text)
 
 
 def _boxes(when: str, picture: Mapping[str, Any]) -> Panel:
     answer, truth, image = picture[when], picture["truth"], picture["image"]
-    if answer is None:
-        return _unreadable(when, picture, verdict(None, truth, 0))
-    pairs = matched_pairs(truth, answer, image.size, picture.get("task", ""))
+    if answer is None and "completions" in picture:
+        return _written(when, picture, verdict(None, truth, 0))
+    pairs = matched_pairs(truth, answer, image.size, picture.get("task", "")) if answer else []
     drawn = thumbnail(draw(image, truth=None, answer=answer, pairs=pairs), LARGEST)
     return Panel(name=when, words=verdict(answer, truth, len(pairs)), picture=drawn)
 
 
-def _unreadable(when: str, picture: Mapping[str, Any], words: str) -> Panel:
-    """What was written instead of an answer, as it was written."""
-    written = picture.get("completions", {}).get(when, "")
-    return Panel(name=when, words=words if written else f"{words}; it is empty", text=written)
+def _written(when: str, picture: Mapping[str, Any], words: str) -> Panel:
+    """What was written instead of an answer, as it was written, where that is known."""
+    written = picture.get("completions", {}).get(when)
+    return Panel(name=when, words=f"{words}; it is empty" if written == "" else words, text=written or "")
 
 
 # --- any number of evaluations ---------------------------------------------------------------------------------------

@@ -61,9 +61,8 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt"):
             pass
     except SafetensorError as problem:
-        raise BadData(
-            f"{path}: found a broken file ({problem}), expected safetensors: copy or save it again"
-        ) from problem
+        found = f"{path} could not be loaded: found a broken file ({problem})"
+        raise BadData(f"{found}, expected safetensors: copy or save it again") from problem
 
 
 def check_pickles(paths: Iterable[Path]) -> None:

@@ -24,7 +24,7 @@ def read(name: str, folder: str = "", kind: str = "recipe") -> dict[str, Any]:
     named, path = _root() / folder / f"{name}.yaml", Path(name)
     if not named.is_file() and not path.is_file():
         expected = f"expected a YAML file or one of {', '.join(names(folder))}"
-        raise BadData(f"{kind} {name!r} is not known: {_meant(name, folder)}{expected}")
+        raise BadData(f"{kind} {name!r} is not known: {expected}{_meant(name, folder)}")
     try:
         settings = yaml.safe_load((named if named.is_file() else path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -37,7 +37,7 @@ def read(name: str, folder: str = "", kind: str = "recipe") -> dict[str, Any]:
 def _meant(name: str, folder: str) -> str:
     """The name of which this one is a slip of the fingers, in words."""
     near = difflib.get_close_matches(name, names(folder), n=1, cutoff=0.8)
-    return f"did you mean {near[0]}? " if near else ""
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def _root() -> Any:
