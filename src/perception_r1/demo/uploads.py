@@ -140,12 +140,12 @@ def foreign(headers: Headers, names: Container[str] | None) -> tuple[int, str] |
     """Status and reason for which a request in another host's name is refused, or None.
 
     >>> foreign(Headers({"host": "evil.example:7860"}), own_names("127.0.0.1", 7860))
-    (403, 'expected one of this page\'s own names as Host')
+    (403, 'expected a name of this page as Host')
     """
     said = headers.getlist("host")
     if names is None or (len(said) == 1 and said[0].lower() in names):
         return None
-    return 403, "expected one of this page's own names as Host"
+    return 403, "expected a name of this page as Host"
 
 
 def refused(path: str, headers: Headers) -> tuple[int, str] | None:
