@@ -47,7 +47,7 @@ lint: setup
 check: lint test  ## what CI runs: lint, types, tests
 
 # Not benchmarks by themselves, and the one that needs a GPU.
-NOT_ALONE := $(addprefix benchmarks/,random_model.py gpu_sections.py gpu.py)
+NOT_ALONE := $(addprefix benchmarks/,random_model.py gpu.py gpu_exactness.py gpu_sections.py)
 
 check-vllm: $(VLLM_STAMP)  ## a real vLLM on the CPU, in an environment of its own (4 GB): no part of check
 	.venv-vllm/bin/python -m pytest -q -m vllm tests/test_real_vllm.py
@@ -68,4 +68,4 @@ bench: setup  ## every figure of benchmarks/, measured on this machine
 	@set -e; for script in $(filter-out $(NOT_ALONE),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 docs: setup  ## the documents against the code: links, tree, tables, commands, examples
-	.venv/bin/python -m pytest -q tests/test_docs.py tests/test_examples.py
+	.venv/bin/python -m pytest -q tests/test_docs.py tests/test_printed.py tests/test_examples.py

@@ -34,17 +34,19 @@ import grpo_step
 import torch
 import transformers
 import trl
-from gpu_sections import GROUP, Setting, attention, decoding, exactness, forward, windows
+from gpu_exactness import exactness
+from gpu_sections import GROUP, Setting, attention, decoding, forward, windows
 from grpo_step import Case, take_turns
 from random_model import build_model
 
 
 def _case(setting: Setting, folder: Path, **changes: Any) -> Case:
     pixels = "112x140" if setting.small else "1000000"
-    settings = {"folder": str(folder), "group": GROUP, "prompts": 2, "pixels": pixels}
+    settings: dict[str, Any] = {"folder": str(folder), "group": GROUP, "prompts": 2, "pixels": pixels}
     settings |= {"answer_tokens": setting.answer, "device": setting.device, "bf16": True}
     settings |= {"warmup": 1, "steps": 2, "threads": 2 if setting.small else 8}
-    return Case(**settings | {"checkpointing": True, "memory": False} | changes)
+    settings |= {"checkpointing": True, "memory": False}
+    return Case(**{**settings, **changes})
 
 
 def steps(setting: Setting) -> None:
@@ -57,7 +59,7 @@ def steps(setting: Setting) -> None:
         settings = {"checkpointing": checkpointing, "cudnn": cudnn}
         rows = take_turns(_case(setting, folder, **settings), (arm,))[arm]
         found = {name: statistics.median(row[name] for row in rows) for name in grpo_step.PHASES}
-        setting.say(arm=arm, **settings, seconds=found, peak_gib=rows[-1]["meta"].get("peak_gib"))
+        setting.say(arm=arm, **settings, seconds=found, peak_gib=rows[-1]["meta"]["peak_gib"])
 
 
 def memory(setting: Setting) -> None:

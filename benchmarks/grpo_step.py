@@ -2,7 +2,6 @@
 
     python benchmarks/grpo_step.py --group 8 16 32 --answer-tokens 40 --pixels 448x448 --json step.json
     python benchmarks/grpo_step.py --model shallow --group 8 --answer-tokens 512 2048
-    python benchmarks/grpo_step.py --group 8 --pixels 1000000
     python benchmarks/grpo_step.py --memory --group 8 16 32
     python benchmarks/grpo_step.py --device cuda --model qwen2-vl-2b --pixels 1000000 --group 8 16 [--memory]
 
@@ -10,8 +9,8 @@ Each arm is `trainer.train()` in a process of its own, and each does a step whil
 GroupSharedTrainer with the same model, data, seed and settings (two prompts a step by gradient accumulation, as in the paper, unless
 --prompts says otherwise; KL with beta 0.04, AdamW, every answer exactly as long as asked). `prototype` is a Qwen2-VL of 38 M random
 parameters in float32, with the bundled policy's tokenizer (2,980 tokens, so that the head weighs as little as it does in a large model),
-`shallow` the same with 2 of its 8 text layers; `qwen2-vl-2b` is the real shape and vocabulary with random weights in bfloat16 and
-gradient checkpointing (needs PERCEPTION_R1_DATA). Timed arms keep freed memory (`training/cpu.py`); with --memory a step starts without any.
+`shallow` the same with 2 of its 8 text layers; `qwen2-vl-2b` is the real shape and vocabulary with random weights, loaded as the recipes
+do (float32 under a bfloat16 autocast, gradient checkpointing; needs PERCEPTION_R1_DATA). Timed arms keep freed memory (`training/cpu.py`); with --memory a step starts without any.
 """
 
 import argparse
@@ -65,7 +64,7 @@ class Case:
     prompts: int  # a step's, one after the other: gradient accumulation
     answer_tokens: int
     pixels: str
-    """WxH: pictures of that size, not resized. A number: larger pictures, which the processor resizes to about so many pixels."""
+    """WxH: pictures of that size, as they are. A number: larger pictures, resized to about so many pixels."""
     device: str
     bf16: bool
     checkpointing: bool
@@ -73,14 +72,12 @@ class Case:
     warmup: int
     steps: int
     threads: int
-    cudnn: bool = True
-    """On a GPU: whether PyTorch may choose cuDNN's attention, as it does unless told otherwise. Ours tells it otherwise."""
+    cudnn: bool = True  # whether a GPU may choose cuDNN's attention, PyTorch's default; ours turns it off
 
     @property
-    def picture(self) -> tuple[int, int]:
+    def picture(self) -> tuple[int, ...]:
         if "x" in self.pixels:
-            width, height = map(int, self.pixels.split("x"))
-            return width, height
+            return tuple(map(int, self.pixels.split("x")))
         width = round((int(self.pixels) * 4 / 3 * 1.2) ** 0.5)
         return width, width * 3 // 4
 
@@ -181,8 +178,7 @@ class Turns(transformers.TrainerCallback):
         figures["rest"] = figures["whole"] - sum(figures[name] for name in PHASES[1:-1])
         if self.memory:
             figures = {"resting": self.resting / 2**20, "step": (peak(self.clock.device) - self.resting) / 2**20}
-        if self.clock.device == "cuda":
-            self.meta["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.meta["peak_gib"] = peak(self.clock.device) / 2**30
         self.pipe.send(figures | {"meta": dict(self.meta)})
         if state.global_step < args.max_steps:
             self._wait()
@@ -327,7 +323,7 @@ def main() -> None:
     for name, default, said in (("--steps", 5, "steps measured, after the warm-up"), ("--warmup", 1, None), ("--threads", 2, None)):
         parser.add_argument(name, type=int, default=default, help=said)
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=None, help="default: with qwen2-vl-2b only")
-    parser.add_argument("--memory", action="store_true", help="measure memory instead of time, one arm after the other")
+    parser.add_argument("--memory", action="store_true", help="memory instead of time, one arm after the other")
     parser.add_argument("--json", type=Path, help="a file for every figure")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoTokenizer,
-    PreTrainedConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
@@ -42,7 +41,7 @@ VOCABULARY = 3008
 """Entries of the prototype's head: the bundled policy's tokens, up to a multiple of 64."""
 
 
-def config_of(model: str, **tokens: Any) -> PreTrainedConfig:
+def config_of(model: str, **tokens: Any) -> Any:
     """The config of one of MODELS; `tokens` are the ids of the marks around images, where they are not the real ones."""
     if model in KINDS:
         config_kind, _, _, file = KINDS[model]

@@ -53,7 +53,9 @@ def panel(task, sample, completion: str, when: str) -> Image.Image:
     frame = frame_of(sample.width, sample.height, task.dialect, seen=sample.seen)
     (answer,) = read_answers(task, [completion], [frame])
     said = "malformed" if answer is None else f"{answer.count} of {len(sample.truth)}"
-    return draw(open_image(sample), truth=sample.truth, answer=answer, scale_to=WIDTH, caption=f"{when} RL: {said} {sample.query}", names=False)
+    caption = f"{when} RL: {said} {sample.query}"
+    drawn = {"truth": sample.truth, "answer": answer, "task": sample.task}
+    return draw(open_image(sample), **drawn, scale_to=WIDTH, caption=caption, names=False)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
+import numpy as np
+
 from perception_r1.data.check import check_file
 from perception_r1.data.rows import KINDS
 from perception_r1.data.samples import write_samples
@@ -55,6 +57,10 @@ class Pointing(BoxTask):
     def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
         return {"format": float(answer.exact), "inside": inside(answer, truth)}
 
+    @staticmethod
+    def pair_values(answer: Answer, truth: Truth, size: tuple[int, int]) -> np.ndarray:
+        return centres_inside(answer, truth)
+
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         return {"hit_rate": inside(answer, true_objects(sample)) if answer else 0.0}
 
@@ -63,8 +69,14 @@ def inside(answer: Answer, truth: Truth) -> float:
     """1 when the centre of the one predicted box lies in a true box, or both say that nothing is there; else 0."""
     if not len(truth) or not len(answer.boxes):
         return float(len(truth) == answer.count == 0)
-    point_12 = centres(answer.boxes)
-    return float(((truth.boxes[:, :2] <= point_12) & (point_12 <= truth.boxes[:, 2:])).all(1).any())
+    return float(centres_inside(answer, truth).max())
+
+
+def centres_inside(answer: Answer, truth: Truth) -> np.ndarray:
+    """1 where the centre of one of N predicted boxes lies in one of M true ones, else 0: (N, M)."""
+    point_N12 = centres(answer.boxes)[:, None]
+    left_M2, right_M2 = truth.boxes[:, :2], truth.boxes[:, 2:]
+    return ((left_M2 <= point_N12) & (point_N12 <= right_M2)).all(2) * 1.0
 
 
 TASKS["pointing"] = Pointing

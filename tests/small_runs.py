@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from perception_r1.data.samples import read_samples, write_samples
 from perception_r1.data.scenes import scene_samples
 from perception_r1.dialects import dialect_named
-from perception_r1.evaluation.backends import limit_pixels
+from perception_r1.evaluation.checkpoint import limit_pixels
 from perception_r1.policy import tiny
 from perception_r1.training.dataset import prompt_dataset, tasks_for
 from perception_r1.training.group_shared import GroupSharedTrainer

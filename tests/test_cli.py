@@ -269,7 +269,7 @@ def test_a_missing_extra_says_how_to_install_it(run: Callable[..., Ran], folder:
     monkeypatch.setitem(sys.modules, "torch", None)
     ran = run("grpo", "quickstart")
     assert ran.code == 1
-    assert re.fullmatch(r"error: \w+ is not installed: pip install 'perception-r1\[train\]'\n", ran.err)
+    assert re.fullmatch(r"error: \w+ is not installed: pip install -e '\.\[train\]' -c constraints\.txt, in a checkout of Perception-R1\n", ran.err)
 
 
 @pytest.mark.parametrize("command", [[], ["data"], *COMMANDS], ids=" ".join)

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "perception_r1"
 MAY_IMPORT_TORCH = (
     *("training", "policy", "demo"),
-    *("evaluation.backends", "evaluation.gpu", "evaluation.merging", "evaluation.vision_windows", "evaluation.vllm_backend"),
+    *("evaluation.backends", "evaluation.checkpoint", "evaluation.gpu", "evaluation.merging", "evaluation.stored_tensors"),
+    *("evaluation.vision_windows", "evaluation.vllm_backend"),
 )
 
 BLOCKED = """

@@ -282,7 +282,7 @@ def test_a_truth_outside_its_label_set_is_an_error_that_names_the_sample() -> No
 
 def test_without_hotcoco_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "hotcoco", None)
-    with pytest.raises(BadData, match=r"hotcoco is not installed: pip install 'perception-r1\[eval\]'"):
+    with pytest.raises(BadData, match=r"hotcoco is not installed: pip install -e '\.\[eval\]' -c constraints\.txt"):
         coco_ap([a_sample("detection")], [None])
 
 

@@ -470,7 +470,7 @@ def test_pages_are_numbered_as_in_the_file(tmp_path: Path) -> None:
 def test_without_pypdfium2_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path / "a.pdf", pdf(text_page(ENGLISH)))
     monkeypatch.setitem(sys.modules, "pypdfium2", None)
-    with pytest.raises(BadData, match=r"reading PDFs needs pypdfium2: pip install 'perception-r1\[data\]'"):
+    with pytest.raises(BadData, match=r"pypdfium2, which reads PDFs, is not installed: pip install -e '\.\[data\]' -c constraints\.txt"):
         read(file, rendered=tmp_path / "r")
 
 

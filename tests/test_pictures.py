@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 from tests.random_models import build_random_model
 
-from perception_r1.evaluation.backends import limit_pixels
+from perception_r1.evaluation.checkpoint import limit_pixels
 from perception_r1.policy import tiny
 from perception_r1.records import Sample, Truth
 from perception_r1.tasks import make_task

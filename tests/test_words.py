@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nltk.metrics import f_measure, precision, recall
 from nltk.translate import bleu_score, meteor_score
 
+from perception_r1 import not_installed
 from perception_r1.primitives.text import edits, normalised_edit_distance, set_agreement
 from perception_r1.records import Answer, BadData, Sample, Truth
 from perception_r1.tasks import make_task, words
@@ -151,7 +152,7 @@ def test_a_missing_package_costs_no_reward_and_its_metric_names_the_remedy(packa
     source = Path(__file__).parents[1] / "src"
     environment = {"PYTHONPATH": str(source), "PYTHONUTF8": "1"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout == f"{package} is not installed: pip install 'perception-r1[eval]'\n"
+    assert ran.stdout == f"{not_installed(package, 'eval')}\n"
 
 
 def test_real_pages_as_their_own_answers(data_folder: Callable[[str], Path], without_wordnet: None) -> None:

@@ -8,10 +8,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, NoReturn
 
 import typer
 
+from . import not_installed
 from .commands_data import data_app
 from .commands_evaluate import evaluate, probe
 from .commands_study import study
@@ -228,10 +230,18 @@ def passed_on(context: typer.Context, recipe: str) -> list[str]:
     return list(context.args)
 
 
+def check_settings(recipe: str, overrides: list[str]) -> None:
+    """What is wrong with a recipe and seen without torch, whose import takes many seconds."""
+    from .training.requirements import check_settings as check
+
+    check(recipe, overrides)
+
+
 @app.command(context_settings=PASS_THROUGH, epilog="Example: perception-r1 sft tiny-base --max_steps 200 --output_dir runs/sft")
 def sft(context: typer.Context, recipe: Recipe) -> None:
     """Supervised fine-tuning on the truths of a task. Any --key value after RECIPE overrides it (ours, or TRL's SFTConfig and ModelConfig)."""
     overrides = passed_on(context, recipe)
+    check_settings(recipe, overrides)
     from .training.sft import run
 
     run(recipe, overrides)
@@ -241,6 +251,7 @@ def sft(context: typer.Context, recipe: Recipe) -> None:
 def grpo(context: typer.Context, recipe: Recipe) -> None:
     """Reinforcement learning (GRPO). Any --key value after RECIPE overrides it (ours, or TRL's GRPOConfig and ModelConfig)."""
     overrides = passed_on(context, recipe)
+    check_settings(recipe, overrides)
     from .training.grpo import run
 
     run(recipe, overrides)
@@ -271,8 +282,15 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 EXTRA_OF = {"torch": "train", "torchvision": "train", "transformers": "train", "trl": "train", "peft": "train", "datasets": "train"}
-EXTRA_OF |= {"accelerate": "train", "hotcoco": "eval", "nltk": "eval", "jieba": "eval", "pyarrow": "eval", "openai": "eval"}
-EXTRA_OF |= {"gradio": "demo", "vllm": "vllm"}
+EXTRA_OF |= {"accelerate": "train", "safetensors": "train", "filelock": "train"}
+EXTRA_OF |= {"hotcoco": "eval", "nltk": "eval", "jieba": "eval", "openai": "eval"}
+EXTRA_OF |= {"pyarrow": "data", "pypdfium2": "data"}
+EXTRA_OF |= {"gradio": "demo", "starlette": "demo", "vllm": "vllm", "deepspeed": "deepspeed"}
+
+
+EXPECTED = (typer.TyperException, typer.Abort, ValueError, OSError, ModuleNotFoundError)
+EXPECTED += (UnpicklingError,)
+"""What may be told in one line."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -286,7 +304,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as `head`, went away
         silence_output()
         sys.exit(1)
-    except (typer.TyperException, typer.Abort, ValueError, OSError, ModuleNotFoundError) as problem:
+    except EXPECTED as problem:
         if debug:
             raise
         explain(problem)
@@ -312,7 +330,10 @@ def explain(problem: Exception) -> NoReturn:
         module = (problem.name or "").partition(".")[0]
         if module not in EXTRA_OF:
             raise problem
-        fail(f"{module} is not installed: pip install 'perception-r1[{EXTRA_OF[module]}]'", 1)
+        fail(not_installed(module, EXTRA_OF[module]), 1)
+    if isinstance(problem, UnpicklingError):  # of a hub's model; a folder is looked at before
+        found = "a file of weights was refused, since loading it could run code"
+        fail(f"{found}: expected safetensors, or tensors alone", 1)
     if isinstance(problem, OSError) and problem.strerror:
         silence_output()
         fail(f"{problem.filename or 'output'}: {problem.strerror}: expected a place that can be read and written, with room left", 1)

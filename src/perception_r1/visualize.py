@@ -1,4 +1,4 @@
-"""(image, answer, truth) → picture. Truth is green; an answer that matches is orange, one that matches nothing dashed blue."""
+"""(image, answer, truth) → picture: truth green, matches orange, what does not match dashed blue."""
 
 import base64
 import html
@@ -10,35 +10,38 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .primitives.boxes import centres, pairwise_distance, pairwise_iou
 from .primitives.matching import hungarian
 from .records import Answer, Truth
+from .tasks import TASKS, Task
 
 TRUTH, MATCHED, UNMATCHED = "#12a150", "#f5820b", "#2563eb"
-MATCH_IOU = 0.5
-POINT_RADIUS = 0.05
-"""An answer's centre matches a true point within this share of the image's diagonal, as in the counting reward."""
+MATCHES, MATCHES_NOT = "answer that matches", "answer that does not (dashed)"
+RULE = (
+    "An answer's box matches one true object of IoU 0.5 or more; in counting, one whose centre is "
+    "near enough to earn reward; in detection the labels are equal as well."
+)
+"""What the colours of an answer mean, in words."""
 PNG_PIXELS = 120_000
 """Pictures up to this many pixels are embedded as PNG, larger ones as JPEG."""
 
 
-def matched_pairs(truth: Truth, answer: Answer, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(prediction, truth) indices of the one-to-one pairs that overlap by IoU ≥ 0.5, or whose centre is near the true point.
+def matched_pairs(
+    truth: Truth, answer: Answer, size: tuple[int, int], task: str = ""
+) -> list[tuple[int, int]]:
+    """(prediction, truth) indices of the one-to-one pairs that match, as the task's reward says.
 
-    `size`: the original image's, in pixels. Labels are left out: a picture shows place by colour and class by its word. A bare
-    count has no places, so its pairs say only whether the number is right: all predictions match, or none.
+    `size`: the original image's, in pixels. Counting: a centre near enough to earn something.
+    Detection: IoU ≥ 0.5 and the same label. Else, and without a `task`: IoU ≥ 0.5. A bare count has
+    no places, so its pairs say only whether the number is right: all predictions match, or none.
     """
-    if truth.boxes is not None:
-        value_NM, least = pairwise_iou(answer.boxes, truth.boxes), MATCH_IOU
-    elif truth.points is not None:
-        radius = POINT_RADIUS * float(np.hypot(*size))
-        value_NM, least = 1 - pairwise_distance(centres(answer.boxes), truth.points) / radius, 0.0
-    elif truth.count is not None:
-        return [(n, n) for n in range(truth.count)] if answer.count == len(answer.boxes) == truth.count else []
-    else:
+    if truth.count is not None:
+        right = answer.count == len(answer.boxes) == truth.count
+        return [(n, n) for n in range(truth.count)] if right else []
+    if truth.text is not None:
         return []
-    value_NM = np.where(value_NM >= least, value_NM + 1, 0.0)  # a pair that matches is always worth more than one that does not
-    return [(int(n), int(m)) for n, m in zip(*hungarian(value_NM), strict=True) if value_NM[n, m] > 0]
+    value_NM = TASKS.get(task, Task).pair_values(answer, truth, size)
+    pairs = zip(*hungarian(value_NM), strict=True)
+    return [(int(n), int(m)) for n, m in pairs if value_NM[n, m] > 0]
 
 
 def draw(
@@ -50,12 +53,14 @@ def draw(
     scale_to: int = 320,
     caption: str = "",
     names: bool = True,
+    task: str = "",
 ) -> Image.Image:
     """The image with the truth and an answer drawn on it.
 
     Coordinates of both are pixels of `image`. A smaller image is enlarged until its longer side is `scale_to` pixels, so
-    that lines and words can be read. `pairs` overrides which predictions match. `names=False` leaves the words out;
-    `caption` is written below.
+    that lines and words can be read. `pairs` overrides which predictions match, which else
+    `matched_pairs` finds for the `task`. `names=False` leaves the words out; `caption` is written
+    below.
     """
     scale = max(1.0, scale_to / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -64,8 +69,9 @@ def draw(
     if truth is not None:
         pen.truth(truth)
     if answer is not None:
-        found = matched_pairs(truth, answer, image.size) if pairs is None and truth is not None else pairs or ()
-        pen.answer(answer, {n for n, _ in found})
+        if pairs is None and truth is not None:
+            pairs = matched_pairs(truth, answer, image.size, task)
+        pen.answer(answer, {n for n, _ in pairs or ()})
     return _with_caption(picture, caption) if caption else picture
 
 
@@ -144,14 +150,16 @@ def picture_to_data_uri(picture: Image.Image) -> str:
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>body{{font:14px system-ui,sans-serif;margin:1.5em}}main{{display:flex;flex-wrap:wrap;gap:1em}}figure{{margin:0;max-width:340px}}
 img{{max-width:100%;border:1px solid #ccc}}figcaption{{white-space:pre-wrap;overflow-wrap:anywhere}}</style>
-<h1>{title}</h1><p><b style="color:{truth}">truth</b> · <b style="color:{matched}">answer that matches</b> ·
-<b style="color:{unmatched}">answer that matches nothing (dashed)</b></p><main>
+<h1>{title}</h1><p><b style="color:{truth}">truth</b> · <b style="color:{matched}">{matches}</b> ·
+<b style="color:{unmatched}">{matches_not}</b>. {rule}</p><main>
 """
 
 
 def gallery(pictures: Iterable[tuple[Image.Image, str]], title: str) -> Iterable[str]:
     """Yields the pieces of an HTML page with these (picture, caption) pairs; nothing in a caption is read as HTML."""
-    yield _PAGE.format(title=html.escape(title), truth=TRUTH, matched=MATCHED, unmatched=UNMATCHED)
+    colours = {"truth": TRUTH, "matched": MATCHED, "unmatched": UNMATCHED}
+    words = {"matches": MATCHES, "matches_not": MATCHES_NOT, "rule": RULE}
+    yield _PAGE.format(title=html.escape(title), **colours, **words)
     for picture, caption in pictures:
         first = html.escape(caption.partition("\n")[0][:200])
         yield f'<figure><img src="{picture_to_data_uri(picture)}" alt="{first}"><figcaption>{html.escape(caption)}</figcaption></figure>\n'

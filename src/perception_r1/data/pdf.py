@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .. import not_installed
 from ..records import BadData
 from .regular import expect_file
 from .samples import LeftOut
@@ -43,7 +44,7 @@ def pdfium() -> Any:
     try:
         import pypdfium2
     except ModuleNotFoundError as problem:
-        raise BadData("reading PDFs needs pypdfium2: pip install 'perception-r1[data]'") from problem
+        raise BadData(not_installed("pypdfium2, which reads PDFs,", "data")) from problem
     return pypdfium2
 
 

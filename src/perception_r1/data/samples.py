@@ -21,6 +21,7 @@ from typing import IO, Any, overload
 import numpy as np
 from PIL import Image
 
+from .. import not_installed
 from ..records import BadData, Sample
 from .regular import MISSING, expect_file, what_else
 from .rows import Row, sample_from_row, sample_to_row
@@ -86,7 +87,8 @@ def _parquet() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as problem:
-        raise BadData("reading or writing Parquet needs pyarrow: pip install 'perception-r1[eval]', or use a .jsonl file") from problem
+        found = not_installed("pyarrow", "data")
+        raise BadData(f"{found}; or use a .jsonl file instead of Parquet") from problem
     return pyarrow
 
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..visualize import MATCHED, TRUTH, UNMATCHED
+from ..visualize import MATCHED, RULE, TRUTH, UNMATCHED
 
 HEAD = f"""
 <header id="head"><h1>Perception-R1</h1>
 <p>Ask a perception policy about a picture.
 <span class="key" style="--c:{TRUTH}">truth</span><span class="key" style="--c:{MATCHED}">answer</span>
-<span class="key dashed" style="--c:{UNMATCHED}">answer that matches nothing</span></p></header>
+<span class="key dashed" style="--c:{UNMATCHED}" title="{RULE}">answer that does not match</span>
+</p></header>
 """
 
 CSS = f"""

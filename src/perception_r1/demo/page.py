@@ -17,9 +17,10 @@ from starlette.middleware import Middleware
 from ..data.scenes import SceneOptions, scenes
 from ..records import BadData
 from ..tasks import TASKS
+from .forms import TaskForm, form_for
 from .look import CSS, HEAD, theme
 from .policies import Policy
-from .uploads import MAX_BYTES, Gate, picture_input, read_upload, told
+from .uploads import MAX_BYTES, Gate, own_names, picture_input, read_upload, told
 from .view import SIDE, Asked, Form, Marks, View, canvas, judge
 
 UPLOADS = "GRADIO_TEMP_DIR"
@@ -28,18 +29,6 @@ SESSIONS = 32
 """Visitors whose picture is kept in memory at a time; further ones take the place of the oldest."""
 KEPT_SECONDS = 3600
 """How long uploads and drawn pictures stay on disk."""
-QUERIES = {
-    "grounding": ("What to find", "a phrase for one object, as: red circle left of the blue square"),
-    "counting": ("What to count", "a kind of object, as: red circle"),
-    "detection": ("Categories", "names with commas between them; COCO's 80 when empty"),
-    "ocr": ("", ""),
-}
-TRUTHS = {
-    "grounding": "Click two opposite corners of the true box on the picture.",
-    "counting": "Click two opposite corners of every true box, or the centre of every object.",
-    "detection": "Type a label, then click two opposite corners of its box; and so for every object.",
-    "ocr": "Type the text that is really on the page.",
-}
 
 
 class Page:
@@ -62,13 +51,14 @@ class Page:
     def mark(self, view: View, form: Form, x: float, y: float) -> View:
         """A click at (x, y), in pixels of the picture as shown."""
         image = view.picture()
-        if form.task == "ocr":
-            raise BadData("the truth of a page is its text: type it below the picture")
+        if not form.drawn:
+            typed = "the truth of a page is its text: type it below the picture"
+            raise BadData(typed if form.of_task.text else form.of_task.hint)
         scale = max(image.size) / SIDE
         x, y = (min(max(0.0, at * scale), float(most)) for at, most in zip((x, y), image.size, strict=True))
         if form.as_points:
             return replace(view, marks=replace(view.marks, points=(*view.marks.points, (x, y))))
-        if form.task == "detection" and not form.label.strip():
+        if form.of_task.categories and not form.label.strip():
             raise BadData("type the label of the box first")
         return replace(view, marks=view.marks.click(x, y, form.label.strip()))
 
@@ -95,11 +85,18 @@ class Page:
 
 def drawn_scene(form: Form) -> tuple[View, Form]:
     """A scene drawn for the form's task, with the question and the truth filled in."""
-    options = SceneOptions(min_count=2, max_count=6) if form.task == "counting" else SceneOptions()
-    image, asked = next(scenes((form.task,), n=1, seed=secrets.randbelow(2**31), split="test", options=options))
+    kind = form.of_task.scene
+    options = SceneOptions(min_count=2, max_count=6) if kind == "counting" else SceneOptions()
+    seed = secrets.randbelow(2**31)
+    image, asked = next(scenes((kind,), n=1, seed=seed, split="test", options=options))
     sample, truth = asked[0], asked[0].truth
-    filled = replace(form, query=", ".join(sample.categories or ()) or sample.query, kind="boxes", nothing=False, text=truth.text or "")
+    query = ", ".join(sample.categories or ()) or sample.query or form.query
+    query = query if form.of_task.query else ""
+    filled = replace(form, query=query, kind="boxes", nothing=False, text=truth.text or "")
     boxes = () if truth.boxes is None else tuple(tuple(box) for box in truth.boxes.tolist())
+    if filled.as_points:
+        points = tuple(((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes)
+        return View(image=image, marks=Marks(points=points)), filled
     return View(image=image, marks=Marks(boxes=boxes, labels=truth.labels)), filled
 
 
@@ -123,9 +120,9 @@ class _Question:
     """The left column: the question, and the truth drawn by hand."""
 
     def __init__(self, task: str) -> None:
-        name, example = QUERIES[task]
+        form = form_for(task)
         self.task = gr.Radio(list(TASKS), value=task, label="Task", elem_id="task")
-        self.query = gr.Textbox("", label=name, placeholder=example, visible=task != "ocr", elem_id="query", max_length=4000)
+        self.query = gr.Textbox("", **_field(form), elem_id="query", max_length=4000)
         self.canvas = picture_input(
             show_label=False, format="png", sources=["upload", "clipboard"], buttons=[], height=440, elem_id="canvas",
             placeholder=f"Drop a picture here\nup to {MAX_BYTES // 1_000_000} MB",
@@ -135,21 +132,32 @@ class _Question:
             self.scene = gr.Button("Draw a scene", elem_id="scene", min_width=120)
         with gr.Group(elem_id="truth"):
             self.told = gr.HTML(_hint(task), padding=True)
-            self.kind = gr.Radio(["boxes", "points"], value="boxes", label="Draw", visible=task == "counting", elem_id="kind")
-            self.label = gr.Textbox("", label="Label of the next box", visible=task == "detection", elem_id="label", max_length=200)
-            self.nothing = gr.Checkbox(label="Nothing of that kind is in the picture", visible=task != "ocr", elem_id="nothing")
-            self.text = gr.Textbox("", label="True text", lines=3, visible=task == "ocr", elem_id="text", max_length=100_000)
-        with gr.Row(visible=task != "ocr") as self.tools:
+            both, drawn = len(form.placed) > 1, bool(form.placed)
+            kinds: dict[str, Any] = {"choices": ["boxes", "points"], "value": "boxes"}
+            self.kind = gr.Radio(**kinds, label="Draw", visible=both, elem_id="kind")
+            self.label = gr.Textbox(
+                "",
+                label="Label of the next box",
+                visible=form.categories,
+                elem_id="label",
+                max_length=200,
+            )
+            nothing = "Nothing of that kind is in the picture"
+            self.nothing = gr.Checkbox(label=nothing, visible=drawn, elem_id="nothing")
+            text: dict[str, Any] = {"lines": 3, "max_length": 100_000}
+            self.text = gr.Textbox("", label="True text", visible=form.text, elem_id="text", **text)
+        with gr.Row(visible=drawn) as self.tools:
             self.undo = gr.Button("Undo the last mark", size="sm", elem_id="undo")
             self.clear = gr.Button("Clear the marks", size="sm", elem_id="clear")
         self.form = [self.task, self.query, self.kind, self.label, self.nothing, self.text]
 
     def fitting(self, task: str) -> list[Any]:
         """Updates of what depends on the task, for `shaped`."""
-        name, example = QUERIES[task]
-        boxes = gr.update(visible=task != "ocr")
-        shown = [task == "counting", task == "detection", task != "ocr", task == "ocr"]
-        return [gr.update(label=name, placeholder=example, visible=task != "ocr"), _hint(task), boxes, *(gr.update(visible=yes) for yes in shown)]
+        form = form_for(task)
+        tools = gr.update(visible=bool(form.placed))
+        shown = [len(form.placed) > 1, form.categories, bool(form.placed), form.text]
+        others = [gr.update(visible=yes) for yes in shown]
+        return [gr.update(**_field(form)), _hint(task), tools, *others]
 
     @property
     def shaped(self) -> list[Any]:
@@ -157,7 +165,15 @@ class _Question:
 
 
 def _hint(task: str) -> str:
-    return f"<b>The truth, if you know it.</b> {TRUTHS[task]} Then every reward term is shown."
+    form = form_for(task)
+    then = " Then every reward term is shown." if form.kinds else ""
+    return f"<b>The truth, if you know it.</b> {html.escape(form.hint)}{then}"
+
+
+def _field(form: TaskForm) -> dict[str, Any]:
+    """How the field for what to find looks."""
+    label = form.query or "What to find"
+    return {"label": label, "placeholder": form.example, "visible": bool(form.query)}
 
 
 def _result(policy: Policy) -> list[Any]:
@@ -219,22 +235,25 @@ def _connect(page: Page, view: gr.State, asked: gr.State, question: _Question, r
 
 
 @contextmanager
-def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int | None = None, task: str = "grounding") -> Iterator[str]:
+def served(policies: Sequence[Policy], *, host: str = "127.0.0.1", port: int, task: str = "grounding") -> Iterator[str]:
     """Serves the page while the block runs; gives its address. Raises BadData where the port is taken.
 
     Gradio keeps uploads and pictures in a temporary folder, the only one whose files it hands out; it is deleted at the end.
     """
     with tempfile.TemporaryDirectory(prefix="perception-r1-") as folder:
         os.environ |= {UPLOADS: folder, "GRADIO_EXAMPLES_CACHE": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        blocks = build(policies, task)
+        blocks, names = build(policies, task), own_names(host, port)
         try:
-            _, address, _ = blocks.launch(
+            app, address, _ = blocks.launch(
                 server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
                 max_file_size=MAX_BYTES, allowed_paths=[], blocked_paths=[], state_session_capacity=SESSIONS, enable_monitoring=False,
-                run_history=False, mcp_server=False, footer_links=[], app_kwargs={"middleware": [Middleware(Gate)]}, theme=theme(), css=CSS,
+                run_history=False, mcp_server=False, footer_links=[], theme=theme(), css=CSS,
+                app_kwargs={"middleware": [Middleware(Gate, names=names)]},
             )  # fmt: skip
         except OSError as problem:
             raise BadData(f"{host}:{port}: found the port taken or the host not of this machine ({problem}): name another with --port") from problem
+        # Gradio puts its own middleware before ours, which answers a browser's preflight
+        app.middleware_stack = Gate(app.middleware_stack or app.build_middleware_stack(), names)
         try:
             yield address
         finally:

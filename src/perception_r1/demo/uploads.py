@@ -4,7 +4,8 @@ Whoever reaches the page can read no file of this machine but what the page itse
 """
 
 import html
-from collections.abc import Iterator
+import ipaddress
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,21 +83,69 @@ def told() -> Iterator[None]:
 
 
 class Gate:
-    """ASGI middleware that refuses what the page never asks: a request without end or over MAX_BODY, and an address to fetch.
+    """ASGI middleware that refuses what the page never asks: a request in another host's name, one
+    without end or over MAX_BODY, and an address to fetch.
 
-    Gradio bounds each file, but not how many one request holds, nor its JSON; and it would fetch `file=http://…` for anybody.
+    A page of the internet whose name is made to lead to 127.0.0.1 (DNS rebinding) sends its own
+    name as `Host`. Gradio answers to any; and it bounds each file, but not how many one request
+    holds, nor its JSON; and it would fetch `file=http://…` for anybody. `names` are what `Host`
+    may say, None for anything.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, names: Container[str] | None = None) -> None:
+        self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = refused(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
-        if refusal:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = foreign(headers, self.names)
+        if scope["type"] == "http":
+            refusal = refusal or refused(scope["path"], headers)
+        if refusal is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: HTTP 403
+        else:
             code, reason = refusal
             await PlainTextResponse(reason, status_code=code)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+
+
+def own_names(host: str, port: int) -> frozenset[str] | None:
+    """What a browser on this machine says as `Host` to a page on a loopback address.
+
+    None where the page listens on another address, and other machines may call it what they like.
+
+    >>> sorted(own_names("127.0.0.1", 7860))
+    ['127.0.0.1:7860', '[::1]:7860', 'localhost:7860']
+    """
+    if not is_loopback(host):
+        return None
+    address = f"[{host}]" if ":" in host else host
+    names = {"localhost", "127.0.0.1", "[::1]", address.lower()}
+    bare = names if port == 80 else set()  # a browser leaves the port of HTTP out
+    return frozenset({f"{name}:{port}" for name in names} | bare)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host.lower() == "localhost"
+
+
+def foreign(headers: Headers, names: Container[str] | None) -> tuple[int, str] | None:
+    """Status and reason for which a request in another host's name is refused, or None.
+
+    >>> foreign(Headers({"host": "evil.example:7860"}), own_names("127.0.0.1", 7860))
+    (403, 'expected a name of this page as Host')
+    """
+    said = headers.getlist("host")
+    if names is None or (len(said) == 1 and said[0].lower() in names):
+        return None
+    return 403, "expected a name of this page as Host"
 
 
 def refused(path: str, headers: Headers) -> tuple[int, str] | None:

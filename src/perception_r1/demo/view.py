@@ -4,11 +4,13 @@ import html
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from ..records import Answer, BadData, Malformed, Sample, Score, Truth
 from ..tasks import Task
 from ..visualize import TRUTH, draw
+from .forms import TaskForm, form_for
 from .policies import Policy
 
 SIDE = 1024
@@ -53,30 +55,49 @@ class Form:
     text: str
 
     @property
+    def of_task(self) -> TaskForm:
+        return form_for(self.task)
+
+    @property
+    def drawn(self) -> str:
+        """What a click on the picture draws: boxes or points; '' where it draws nothing."""
+        return self.of_task.mark(self.kind)
+
+    @property
     def as_points(self) -> bool:
-        return self.task == "counting" and self.kind == "points"
+        return self.drawn == "points"
 
     def truth(self, marks: Marks) -> Truth | None:
         """What the user says is really there, or None where they said nothing."""
-        if self.task == "ocr":
-            return Truth(text=self.text) if self.text.strip() else None
+        if self.of_task.text and self.text.strip():
+            return Truth(text=self.text)
+        if not self.drawn:
+            return None
         if self.nothing:
-            return Truth(boxes=[])  # type: ignore[arg-type]
+            return _nothing(self.of_task, self.drawn)
         if self.as_points:
             return Truth(points=marks.points, labels=(self.query.strip(),) * len(marks.points)) if marks.points else None  # type: ignore[arg-type]
-        labels = marks.labels if self.task == "detection" else (self.query.strip(),) * len(marks.boxes)
+        named = (self.query.strip(),) * len(marks.boxes)
+        labels = marks.labels if self.of_task.categories else named
         return Truth(boxes=marks.boxes, labels=labels) if marks.boxes else None  # type: ignore[arg-type]
 
     def sample(self, image: Image.Image, truth: Truth | None = None) -> Sample:
         """The question as a sample. Raises BadData where it does not say what to find."""
-        query, categories = self.query.strip(), None
-        if self.task == "detection":
+        query, categories = self.query.strip() if self.of_task.query else "", None
+        if self.of_task.categories:
             query, categories = "", tuple(name.strip() for name in query.split(",") if name.strip()) or None
-        elif self.task != "ocr" and not query:
+        elif self.of_task.query and not query:
             raise BadData("type what to find first")
         width, height = image.size
-        truth = Truth(boxes=[]) if truth is None else truth  # type: ignore[arg-type]
+        truth = _nothing(self.of_task, self.drawn) if truth is None else truth
         return Sample(id="page", task=self.task, image="", width=width, height=height, query=query, categories=categories, truth=truth)
+
+
+def _nothing(form: TaskForm, drawn: str) -> Truth:
+    """A truth of the task which says that nothing is there."""
+    if drawn == "points":
+        return Truth(points=np.zeros((0, 2)))
+    return Truth(boxes=np.zeros((0, 4))) if drawn or not form.text else Truth(text="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +130,9 @@ def canvas(view: View, form: Form) -> Image.Image | None:
     """The picture at the page's size, with the truth so far."""
     if view.image is None:
         return None
-    truth = form.truth(view.marks) if form.task != "ocr" else None
-    picture = shown(view.image, truth=truth, names=form.task == "detection")
-    if view.marks.corner and not form.as_points:
+    truth = form.truth(view.marks) if form.drawn else None
+    picture = shown(view.image, truth=truth, names=form.of_task.categories)
+    if view.marks.corner and form.drawn == "boxes":
         x, y = (SIDE / max(view.image.size) * side for side in view.marks.corner)
         ImageDraw.Draw(picture).ellipse((x - 7, y - 7, x + 7, y + 7), outline="white", fill=TRUTH, width=2)
     return picture
@@ -135,7 +156,8 @@ def judge(policy: Policy, reply: Any, sample: Sample, truth: Truth | None, image
     score = task.score(reply.completion, sample, reply.frame) if truth is not None else None
     count = len(answer.boxes) if answer else 0
     pairs = [(n, n) for n in range(count)] if truth is None else None  # without a truth nothing is wrong yet
-    drawn = {"truth": truth, "answer": answer, "pairs": pairs, "names": sample.task == "detection"}
+    drawn = {"truth": truth, "answer": answer, "pairs": pairs, "task": sample.task}
+    drawn |= {"names": form_for(sample.task).categories}
     picture = shown(image, caption=answer.text[:1500] if answer else "", **drawn)
     cut = "" if reply.finish == "stop" else f" · cut off after {policy.max_new_tokens} tokens"
     return picture, card(in_words(answer, problem) + cut, task, score, bool(problem)), reply.completion

@@ -11,7 +11,9 @@ from PIL import Image
 
 from ..data.samples import open_image
 from ..dialects import Dialect
+from ..policy import model_folder
 from ..records import BadData, Frame, Sample
+from .model_files import check_model_folder
 
 ANSWERING_FILES = (
     *("config.json", "adapter_config.json", "generation_config.json", "chat_template*"),
@@ -112,17 +114,22 @@ class Processes:
 def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = False, **options: Any) -> Any:
     """The backend of a local model (folder or hub id) with its options: transformers, or vLLM offline.
 
-    An absent vLLM or a missing image of the samples raises BadData before anything is loaded.
+    An absent vLLM, and an image of the samples that is missing or too narrow for the model, raise
+    BadData before any weights are loaded.
     """
     if vllm:
         installed_vllm()
     check_images(samples)
+    if not (Path(model_folder(model)) / "adapter_config.json").is_file():
+        check_model_folder(model_folder(model))  # before torch is imported
+    from .backends import TransformersBackend
+    from .checkpoint import check_sides
+
+    check_sides(model, samples)
     if vllm:
         from .vllm_backend import VllmBackend
 
         return VllmBackend(model, **options)
-    from .backends import TransformersBackend
-
     return TransformersBackend(model, **options)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import not_installed
 from ..records import Answer, BadData, Sample
 from .ap_swaps import PERMUTATIONS, swapped_p
 from .coco_tables import AP_NAMES, AREAS, SIZES, CocoTables, coco_tables
@@ -16,7 +17,7 @@ def check_hotcoco() -> Any:
     try:
         import hotcoco
     except ImportError as missing:
-        raise BadData("hotcoco is not installed: pip install 'perception-r1[eval]'") from missing
+        raise BadData(not_installed("hotcoco", "eval")) from missing
     return hotcoco
 
 

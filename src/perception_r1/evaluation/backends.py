@@ -1,6 +1,5 @@
 """A model folder (or hub id) that answers through transformers: batched, greedy or sampled, alone or in several processes."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -11,17 +10,26 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
-from safetensors import SafetensorError
 
-from ..dialects import Dialect, dialect_named, dialect_of_model, smart_resize
-from ..policy import SETTINGS_FILE, model_folder
+from ..dialects import Dialect, dialect_named, dialect_of_model
+from ..policy import model_folder
 from ..records import BadData, Frame
-from .adapters import Base, base_of, is_adapter, load_merged, merge_remedy
-from .asking import Batched, Reply, check_sampling, folder_revision
-
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-
+from .adapters import Base, base_of, is_adapter, merge_remedy
+from .asking import Batched, Reply, check_sampling
+from .checkpoint import (
+    image_limits,
+    known_config,
+    limit_pixels,
+    load_adapted,
+    load_processor,
+    loaded,
+    processor_of,
+    read_settings,
+    revision_of,
+    torch_dtype,
+)
+from .model_files import check_model_folder
+from .stored_tensors import check_weights
 
 Sharing = Callable[[Any, int], AbstractContextManager[None] | None]
 """What lets a model answer each prompt so many times with the prompt computed once, or None where it cannot."""
@@ -66,18 +74,6 @@ def frames_from_inputs(inputs: Mapping[str, Any], sizes: Sequence[tuple[int, int
     ]
 
 
-def frame_by_processor(processor: Any, width: int, height: int) -> Frame:
-    """The frame of an image of that size in pixels: original size, and the size to which this processor resizes it.
-
-    A processor without `merge_size` resizes to a fixed size; as in `frames_from_inputs`, that size does not matter.
-    """
-    images, seen = processor.image_processor, (width, height)
-    if hasattr(images, "merge_size"):
-        limits = {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
-        seen = smart_resize(width, height, factor=images.patch_size * images.merge_size, **limits)
-    return Frame(width=width, height=height, seen_width=seen[0], seen_height=seen[1])
-
-
 def chat_messages(prompt: str) -> list[dict[str, Any]]:
     """The conversation of one question about one image; the system prompt is the chat template's own."""
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
@@ -102,12 +98,11 @@ class LocalModel(Batched):
         """What perception_r1.json says (task, dialect, prompt, thinking); empty when the folder has none."""
         self.base = self._base()
         """What an adapter was trained on; None for a whole model."""
-        if self.base is None:
-            check_model_folder(self.name)
         whole = self.base or Base(self.name)
+        check_model_folder(whole.name)
+        check_weights(Path(self.name))
+        self.config = known_config(whole.name, **whole.options())
         self.processor = processor_of(self.name, whole) if self.base else load_processor(self.name)
-        config = partial(transformers.AutoConfig.from_pretrained, whole.name, **whole.options())
-        self.config = loaded(whole.name, config)
         self.model_type: str = self.config.model_type
         named = dialect or self.settings.get("dialect")
         self.dialect: Dialect = dialect_named(named) if named else dialect_of_model(self.model_type)
@@ -234,115 +229,3 @@ def _until_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
     return list(ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))])
 
 
-def read_settings(model_dir: str | Path) -> dict[str, Any]:
-    """What a checkpoint's perception_r1.json says (task, dialect, prompt, thinking); {} when there is none."""
-    path = Path(model_dir) / SETTINGS_FILE
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadData(f"{path}: expected JSON, found {error}: write it again with `perception-r1 grpo` or delete it") from error
-    if not isinstance(found, dict):
-        raise BadData(f"{path}: expected a JSON object with task, dialect, prompt, thinking; found {type(found).__name__}")
-    return found
-
-
-def check_model_folder(name: str | Path) -> None:
-    """Raises BadData for a local folder that is no model with a processor; a hub id passes."""
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # a hub id is `owner/name`
-            raise BadData(f"model {folder}: found no such folder, expected a folder with config, weights and processor, or a hub id owner/name")
-        return
-    if is_adapter(folder):
-        found = f"model {folder}: found an adapter, expected a whole model"
-        raise BadData(f"{found}: {merge_remedy(folder)}")
-    if not (folder / "config.json").is_file():
-        found = f"model {folder}: expected config.json in the folder, found none"
-        raise BadData(f"{found}: name a checkpoint folder")
-    for kind, names in (("processor", PROCESSOR_FILES), ("tokenizer", TOKENIZER_FILES)):
-        if not has_any(folder, names):
-            raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): copy its base model's {kind} files into the folder")
-
-
-def has_any(folder: str | Path, names: Sequence[str]) -> bool:
-    """Whether one of these files lies in a folder."""
-    return any((Path(folder) / name).is_file() for name in names)
-
-
-def load_adapted(adapter: str | Path, base: Base, dtype: torch.dtype) -> Any:
-    """The model that an adapter and its base make. Raises BadData for a base that is none."""
-    check_model_folder(base.name)
-    return loaded(f"{adapter} on {base.name}", lambda: load_merged(adapter, base, dtype))
-
-
-def processor_of(adapter: str | Path, base: Base) -> Any:
-    """The processor beside an adapter, which knows the run's image limits; else its base's."""
-    if has_any(adapter, PROCESSOR_FILES) and has_any(adapter, TOKENIZER_FILES):
-        return load_processor(str(adapter))
-    check_model_folder(base.name)
-    return load_processor(base.name, **base.options())
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The torch dtype of that name. Raises BadData."""
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise BadData(f"dtype {name!r} is not known: expected float32, bfloat16 or float16")
-    return found
-
-
-def loaded(name: str, load: Callable[[], Any]) -> Any:
-    """What `load` gives of the model called `name`. Raises BadData in one line where its files do not allow it."""
-    try:
-        return load()
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadData(f"model {name!r} could not be loaded: {reason}: expected a folder with config, weights and processor, or a hub id") from error
-
-
-def load_processor(name: str, **options: Any) -> Any:
-    """The processor of a folder or hub id. Raises BadData where it is none of images and text."""
-    processor = loaded(name, lambda: transformers.AutoProcessor.from_pretrained(name, **options))
-    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        found = type(processor).__name__
-        raise BadData(f"model {name!r}: found {found}, expected a processor of images and text: copy its base model's processor files")
-    return processor
-
-
-def revision_of(name: str, config: Any, base: Base | None = None) -> str | None:
-    """Which weights these are: a hub model's commit, a sha256 of what a folder's answers depend on.
-
-    Those of an adapter are its own and its base's, whose `config` is given.
-    """
-    if base:
-        return f"{folder_revision(Path(name))} on {revision_of(base.name, config)}"
-    return folder_revision(Path(name)) if Path(name).is_dir() else getattr(config, "_commit_hash", None)
-
-
-def image_limits(processor: Any) -> dict[str, Any]:
-    """To what a processor resizes images: its smallest and largest number of pixels, or its one size."""
-    images = processor.image_processor
-    if hasattr(images, "merge_size"):
-        return {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
-    return {"size": {name: value for name, value in dict(images.size).items() if value is not None}}
-
-
-def pixel_limits(processor: Any) -> dict[str, int]:
-    """A processor's limits, for vLLM's `mm_processor_kwargs`; {} where it resizes to one size."""
-    limits = image_limits(processor)
-    return limits if "max_pixels" in limits else {}
-
-
-def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
-    """Sets the smallest and largest image, in pixels, to which a processor resizes; None leaves its own limit."""
-    if min_pixels is None and max_pixels is None:
-        return
-    images = processor.image_processor
-    if not hasattr(images, "merge_size"):
-        raise BadData(f"pixel limits: {type(images).__name__} resizes to a fixed size: leave out min_pixels and max_pixels")
-    low, high = min_pixels or images.size["shortest_edge"], max_pixels or images.size["longest_edge"]
-    if low > high:
-        raise BadData(f"pixel limits: found min_pixels {low} above max_pixels {high}, expected at most that")
-    images.size = {"shortest_edge": low, "longest_edge": high}

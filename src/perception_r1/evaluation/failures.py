@@ -120,7 +120,9 @@ def _pictures(sample: Sample, answer: Answer | None) -> list[Panel]:
     if truth.text is not None:
         return [Panel(name="page", picture=thumbnail(image)), Panel(name="truth", text=truth.text)]
     drawn_truth, drawn_answer = _first_objects(truth), answer and _first_boxes(answer)
-    pairs = matched_pairs(drawn_truth, drawn_answer, image.size) if drawn_answer else []
+    pairs = []
+    if drawn_answer:
+        pairs = matched_pairs(drawn_truth, drawn_answer, image.size, sample.task)
     picture = draw(image, truth=drawn_truth, answer=drawn_answer, pairs=pairs)
     return [Panel(name="truth and answer", words=verdict(answer, truth, len(pairs)), picture=thumbnail(picture))]
 
@@ -145,17 +147,36 @@ def _first_boxes(answer: Answer) -> Answer:
 
 
 def objects(count: int) -> str:
-    """A number of true objects in words."""
-    return f"{count} object{'' if count == 1 else 's'}" if count else "nothing is there"
+    """A number of true objects in words.
+
+    >>> objects(1), objects(20)
+    ('1 object', '20 objects')
+    """
+    return f"{count} object{'' if count == 1 else 's'}"
+
+
+def true_objects(truth: Truth) -> str:
+    """How many objects there really are, in a sentence that nobody takes for an answer's number.
+
+    >>> true_objects(Truth(count=20)), true_objects(Truth(count=0))
+    ('there are 20 objects', 'nothing is there')
+    """
+    if not len(truth):
+        return "nothing is there"
+    return f"there {'is' if len(truth) == 1 else 'are'} {objects(len(truth))}"
 
 
 def verdict(answer: Answer | None, truth: Truth, matched: int) -> str:
     """What an answer says, in words: how many boxes, and how many true objects they match."""
     if answer is None:
-        return f"no readable answer; {objects(len(truth))}"
+        return f"no readable answer; {true_objects(truth)}"
     if not answer.count:
-        return f"says that nothing is there; {objects(len(truth))}"
+        return f"says that nothing is there; {true_objects(truth)}"
     unreadable = f", {answer.bad} unreadable" if answer.bad else ""
     first = f" (the first {MOST_DRAWN} are drawn)" if max(len(answer.boxes), len(truth)) > MOST_DRAWN else ""
-    compared = f"{objects(len(truth))} counted" if truth.count is not None else f"{matched} of {objects(len(truth))} matched"
+    compared = f"{matched} of {objects(len(truth))} matched"
+    if truth.count is not None:
+        compared = f"{objects(truth.count)} counted"
+    elif not len(truth):
+        compared = true_objects(truth)
     return f"{answer.count} box{'' if answer.count == 1 else 'es'}{unreadable}{first}; {compared}"

@@ -88,9 +88,9 @@ def _kind(folder: str, arguments: str) -> str:
         return words[words.index("--model") + 1]
     config = _json(Path(folder) / "config.json")
     if not config and not Path(folder).is_dir():
-        from transformers import AutoConfig  # a hub id: its config is looked up there
+        from .checkpoint import known_config  # a hub id: its config is looked up there
 
-        config = AutoConfig.from_pretrained(folder).to_dict()
+        config = known_config(folder).to_dict()
     found = config.get("model_type")
     if found not in KINDS:
         remedy = "name lmms-eval's with --general-args '--model …'"
@@ -124,7 +124,9 @@ def _call(command: Sequence[str], folder: Path) -> dict[str, Any]:
     log, before = folder / "log.txt", set(folder.rglob("*_results.json"))
     Console().print(f"lmms-eval runs; its log is {log}", soft_wrap=True, markup=False)
     with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment()).returncode
+        # What it asks on the terminal, such as whether to run a model's code, has no answer.
+        talk: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        code = subprocess.run(command, stdout=file, env=_environment(), **talk).returncode
     new = sorted(set(folder.rglob("*_results.json")) - before)
     if code or not new:
         text = re.sub("\x1b\\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))  # it colours its log

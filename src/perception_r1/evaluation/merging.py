@@ -11,7 +11,7 @@ from typing import Any
 from ..policy import SETTINGS_FILE
 from ..records import BadData
 from .adapters import CONFIG, base_of, is_adapter
-from .backends import load_adapted, processor_of, read_settings, torch_dtype
+from .checkpoint import load_adapted, processor_of, read_settings, torch_dtype
 
 
 def merge(folder: str | Path, output: str | Path, *, dtype: str | None = None) -> Path:

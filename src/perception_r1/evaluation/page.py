@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Protocol
 
-from ..visualize import MATCHED, TRUTH, UNMATCHED
+from ..visualize import MATCHED, MATCHES, MATCHES_NOT, RULE, TRUTH, UNMATCHED
 
 LONGEST_TEXT = 2_000
 """Characters of a model's answer or of a page's text that are shown."""
@@ -212,8 +212,9 @@ class Legend:
     """What the colours of the pictures mean."""
 
     def html(self) -> str:
-        colours = ("truth", "truth"), ("matched", "answer that matches a true object"), ("unmatched", "answer that matches none (dashed)")
-        return f"<p>{' · '.join(f'<b class={name}>{words}</b>' for name, words in colours)}</p>"
+        colours = ("truth", "truth"), ("matched", MATCHES), ("unmatched", MATCHES_NOT)
+        words = " · ".join(f"<b class={name}>{words}</b>" for name, words in colours)
+        return f"<p>{words}. <span class=quiet>{RULE}</span></p>"
 
     def markdown(self) -> str:
         return "The pictures are in the HTML report."

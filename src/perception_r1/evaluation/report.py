@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.samples import replacing
-from ..records import Answer, BadData, Truth
+from ..records import BadData
 from ..visualize import draw, matched_pairs
-from .failures import gallery, objects, thumbnail, verdict
+from .failures import gallery, thumbnail, true_objects, verdict
 from .folders import Metrics, Run, read_runs
 from .page import Block, Cell, Drawings, Example, Fold, Heading, Items, Legend, Panel, Table, Words, html_page, markdown_page
 from .plots import Curve, curve_svg
@@ -33,7 +33,8 @@ def write_report(
     """Writes `run_dir`/report.html and returns its path.
 
     `paired` holds the differences, after minus before, that were computed on the same resamples. A picture is a mapping with
-    `image` (PIL, original pixels), `truth` (Truth), `before` and `after` (Answer, or None: malformed) and `caption`.
+    `image` (PIL, original pixels), `truth` (Truth), `before` and `after` (Answer, or None:
+    malformed), `caption`, `task`, and `completions`, shown where they were no answer.
     Raises OSError when it cannot be written; then an older report stays as it was.
     """
     blocks = _before_and_after(metrics_before, metrics_after, paired)
@@ -59,22 +60,33 @@ def _example(picture: Mapping[str, Any]) -> Example:
     image, truth = picture["image"], picture["truth"]
     if truth.text is not None:
         panels = [Panel(name="page", picture=thumbnail(image, LARGEST)), Panel(name="truth", text=truth.text)]
-        panels += [_text(when, picture[when]) for when in ("before", "after")]
+        panels += [_text(when, picture) for when in ("before", "after")]
     else:
-        panels = [Panel(name="truth", words=objects(len(truth)), picture=thumbnail(draw(image, truth=truth), LARGEST))]
-        panels += [_boxes(when, picture[when], image, truth) for when in ("before", "after")]
+        drawn = thumbnail(draw(image, truth=truth), LARGEST)
+        panels = [Panel(name="truth", words=true_objects(truth), picture=drawn)]
+        panels += [_boxes(when, picture) for when in ("before", "after")]
     return Example(caption=str(picture.get("caption", "")), panels=panels)
 
 
-def _text(name: str, answer: Answer | None) -> Panel:
-    text = answer.text if answer else ""
-    return Panel(name=name, words="" if text else "no readable answer", text=text)
+def _text(when: str, picture: Mapping[str, Any]) -> Panel:
+    if (answer := picture[when]) is None:
+        return _written(when, picture, "no readable answer")
+    return Panel(name=when, words="" if answer.text else "an empty answer", text=answer.text)
 
 
-def _boxes(name: str, answer: Answer | None, image: Any, truth: Truth) -> Panel:
-    pairs = matched_pairs(truth, answer, image.size) if answer else []
-    drawn = draw(image, truth=None, answer=answer, pairs=pairs)
-    return Panel(name=name, words=verdict(answer, truth, len(pairs)), picture=thumbnail(drawn, LARGEST))
+def _boxes(when: str, picture: Mapping[str, Any]) -> Panel:
+    answer, truth, image = picture[when], picture["truth"], picture["image"]
+    if answer is None and "completions" in picture:
+        return _written(when, picture, verdict(None, truth, 0))
+    pairs = matched_pairs(truth, answer, image.size, picture.get("task", "")) if answer else []
+    drawn = thumbnail(draw(image, truth=None, answer=answer, pairs=pairs), LARGEST)
+    return Panel(name=when, words=verdict(answer, truth, len(pairs)), picture=drawn)
+
+
+def _written(when: str, picture: Mapping[str, Any], words: str) -> Panel:
+    """What was written instead of an answer, as it was written, where that is known."""
+    written = picture.get("completions", {}).get(when)
+    return Panel(name=when, words=f"{words}; it is empty" if written == "" else words, text=written or "")
 
 
 # --- any number of evaluations ---------------------------------------------------------------------------------------

@@ -101,12 +101,12 @@ def pictures(file: Path, settings: ScoreSettings, answers: Path | None = None) -
             try:
                 answer = settings.task(sample).read(text, frame)
             except Malformed as problem:
-                caption += f"\nmalformed: {problem}"
+                caption += f"\nmalformed: {problem}\nwritten: {completion[:400] or 'nothing'}"
         elif completion is not None:
             raise BadData(f"{where}: sample {sample.id!r}: field completion: found {completion!r:.60}, expected the model's text")
         if sample.truth.text is not None:
             caption += f"\ntruth: {sample.truth.text[:400]}" + (f"\nanswer: {answer.text[:400]}" if answer else "")
-        yield draw(open_image(sample), truth=sample.truth, answer=answer), caption
+        yield draw(open_image(sample), truth=sample.truth, answer=answer, task=sample.task), caption
 
 
 def _worth(completion: str, sample: Sample, settings: ScoreSettings, frame: Frame) -> str:

@@ -12,14 +12,8 @@ from PIL import Image
 
 from ..records import BadData
 from .asking import Reply, check_sampling, installed_vllm
-from .backends import (
-    LocalModel,
-    decode_completions,
-    end_token_ids,
-    frame_by_processor,
-    loaded,
-    pixel_limits,
-)
+from .backends import LocalModel, decode_completions, end_token_ids
+from .checkpoint import frame_by_processor, loaded, pixel_limits
 
 
 class VllmBackend(LocalModel):

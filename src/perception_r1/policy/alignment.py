@@ -106,7 +106,7 @@ class Batches(Dataset[tuple[Any, dict[str, Tensor]]]):
 def align(folder: Path | str, steps: int = 1500, batch: int = 64, learning_rate: float = 2e-3, seed: int = 0) -> dict[str, float]:
     """Writes an untrained policy whose vision tower has been aligned, as a model folder; returns the last losses."""
     tiny.save_untrained(folder, seed)
-    processor = transformers.AutoProcessor.from_pretrained(folder)
+    processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     model = transformers.Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     tower: Any = model.model.visual
     heads = Heads(model.model.language_model.embed_tokens.weight.detach(), processor.tokenizer)

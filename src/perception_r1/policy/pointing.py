@@ -75,7 +75,7 @@ def losses(model: Any, pointer: nn.Module, inputs: Any, begins: int, owned: Tens
 def point(source: Path | str, folder: Path | str, steps: int = 400, batch: int = 16, learning_rate: float = 1e-3, seed: int = 0) -> float:
     """Trains the policy in `source` to point and writes it to `folder`; returns the share of the last batch that points rightly."""
     transformers.set_seed(seed)
-    processor = transformers.AutoProcessor.from_pretrained(source)
+    processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
     model = transformers.Qwen3VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     task = make_task("grounding", dialect=dialect_of_model(model.config.model_type))
     width = model.model.language_model.embed_tokens.embedding_dim

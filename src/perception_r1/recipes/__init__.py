@@ -1,5 +1,6 @@
 """Named settings that come with the package: recipes of runs here, studies and their domains in folders of their own."""
 
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def read(name: str, folder: str = "", kind: str = "recipe") -> dict[str, Any]:
     """
     named, path = _root() / folder / f"{name}.yaml", Path(name)
     if not named.is_file() and not path.is_file():
-        raise BadData(f"{kind} {name!r} is not known: expected a YAML file or one of {', '.join(names(folder))}")
+        expected = f"expected a YAML file or one of {', '.join(names(folder))}"
+        raise BadData(f"{kind} {name!r} is not known: {expected}{_meant(name, folder)}")
     try:
         settings = yaml.safe_load((named if named.is_file() else path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -30,6 +32,12 @@ def read(name: str, folder: str = "", kind: str = "recipe") -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise BadData(f"{kind} {name}: expected a mapping of keys to values, found {type(settings).__name__}")
     return settings
+
+
+def _meant(name: str, folder: str) -> str:
+    """The name of which this one is a slip of the fingers, in words."""
+    near = difflib.get_close_matches(name, names(folder), n=1, cutoff=0.8)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def _root() -> Any:

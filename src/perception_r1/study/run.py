@@ -1,6 +1,5 @@
 """Runs a study's runs, one after the other, each once: train, measure, keep the result. What was stopped goes on where it was."""
 
-import fcntl
 import json
 import shutil
 import time
@@ -83,14 +82,19 @@ def conduct(runs: Sequence[Run], root: Path, *, budget: float | None = None, mos
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
     """Whether this process, and no other on this machine, has the folder's run; a process that dies lets it go."""
+    from filelock import FileLock, Timeout  # comes with torch; a table of kept runs needs neither
+
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".claim").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    claim = FileLock(folder / ".claim")
+    try:
+        claim.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        claim.release()
 
 
 def execute(run: Run, root: Path) -> dict[str, Any]:

@@ -14,12 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..primitives.boxes import centres, diagonals, pairwise_distance
 from ..primitives.matching import total_and_hits
 from ..records import Answer, Frame, Sample, Truth
-from .task import BoxTask, canonical_order, true_objects
-
-POINT_RADIUS = 0.05
+from .task import BoxTask, canonical_order, centre_values, true_objects
 
 
 class Counting(BoxTask):
@@ -37,6 +34,10 @@ class Counting(BoxTask):
     def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
         image_diagonal = float(np.hypot(frame.width, frame.height))
         return {"format": float(answer.exact), "distance": distance_score(answer, truth, image_diagonal, self.matching)}
+
+    @staticmethod
+    def pair_values(answer: Answer, truth: Truth, size: tuple[int, int]) -> np.ndarray:
+        return centre_values(answer.boxes, truth, float(np.hypot(*size)))
 
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         truth = true_objects(sample)
@@ -56,11 +57,6 @@ def distance_score(answer: Answer, truth: Truth, image_diagonal: float, matching
     """S / max(N, M) in [0, 1]; 1 when there is nothing and nothing was predicted. Distances in pixels."""
     if not answer.count and not len(truth):
         return 1.0
-    predicted_N2 = centres(answer.boxes if matching == "sequential" else answer.boxes[canonical_order(answer)])
-    if truth.boxes is not None:
-        true_M2, radius_M = centres(truth.boxes), diagonals(truth.boxes) / 2
-    else:
-        true_M2, radius_M = np.asarray(truth.points), np.full(len(truth), POINT_RADIUS * image_diagonal)
-    value_NM = np.clip(1 - pairwise_distance(predicted_N2, true_M2) / radius_M, 0, None)
-    total, _ = total_and_hits(value_NM, matching)
+    boxes_N4 = answer.boxes if matching == "sequential" else answer.boxes[canonical_order(answer)]
+    total, _ = total_and_hits(centre_values(boxes_N4, truth, image_diagonal), matching)
     return total / max(answer.count, len(truth))

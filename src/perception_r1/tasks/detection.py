@@ -64,6 +64,11 @@ class Detection(BoxTask):
             value_NM = value_NM * same_names([answer.labels[n] for n in order], truth.labels)
         return total_and_hits(value_NM, self.matching, threshold)
 
+    @staticmethod
+    def pair_values(answer: Answer, truth: Truth, size: tuple[int, int]) -> np.ndarray:
+        places_NM = BoxTask.pair_values(answer, truth, size)
+        return places_NM * same_names(answer.labels, truth.labels)
+
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         truth = true_objects(sample)
         counts = {"predicted": float(answer.count if answer else 0), "true": float(len(truth))}

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..dialects import Dialect, dialect_named
+from ..primitives.boxes import centres, diagonals, pairwise_distance, pairwise_iou
 from ..primitives.matching import MATCHINGS
 from ..records import Answer, BadData, Frame, Malformed, Sample, Score, Truth
 from .thoughts import (
@@ -179,6 +180,19 @@ class Task(ABC):
     def terms(self, answer: Answer, truth: Truth, frame: Frame) -> dict[str, float]:
         """Unweighted reward terms of a readable answer. Raises Malformed where the task demands more of it."""
 
+    @staticmethod
+    def pair_values(answer: Answer, truth: Truth, size: tuple[int, int]) -> np.ndarray:
+        """What pictures call a match: for each predicted and true object (N, M) above 0, else 0.
+
+        `size` is the original image's, in pixels. By default pairs of IoU ≥ 0.5, worth so much
+        that most of them are found; where the truth is points, as the counting reward does.
+        A task whose reward knows other pairs says so, that its pictures agree with it.
+        """
+        if truth.points is not None:
+            return centre_values(answer.boxes, truth, float(np.hypot(*size)))
+        iou_NM = pairwise_iou(answer.boxes, truth.needed_boxes())
+        return np.where(iou_NM >= MATCH_IOU, 1 + iou_NM, 0.0)
+
     @abstractmethod
     def measure(self, answer: Answer | None, sample: Sample) -> dict[str, float]:
         """Statistics of one answer (None: malformed, which is wrong, never absent) against the raw truth."""
@@ -196,6 +210,22 @@ def _nothing(task: str, query: str) -> Sample:
         categories=("{categories}",),
         truth=Truth(text=""),
     )
+MATCH_IOU = 0.5
+POINT_RADIUS = 0.05
+"""A true point is as wide as this share of the image's diagonal, where a box has half its own."""
+
+
+def centre_values(boxes_N4: np.ndarray, truth: Truth, image_diagonal: float) -> np.ndarray:
+    """φ = max(0, 1 − d / r) of N predicted boxes and M true objects, by their centres.
+
+    d is in pixels, r half the diagonal of the true box, or POINT_RADIUS of the image's for a point.
+    """
+    if truth.boxes is not None:
+        true_M2, radius_M = centres(truth.boxes), diagonals(truth.boxes) / 2
+    else:
+        true_M2 = np.asarray(truth.points)
+        radius_M = np.full(len(truth), POINT_RADIUS * image_diagonal)
+    return np.clip(1 - pairwise_distance(centres(boxes_N4), true_M2) / radius_M, 0, None)
 
 
 POINT_BOX = 0.01

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .. import not_installed
 from ..primitives.text import has_chinese
 from ..records import BadData
 
@@ -46,7 +47,7 @@ def _jieba() -> Any:
         with warnings.catch_warnings(action="ignore"):  # of its own old syntax
             import jieba
     except ImportError as missing:
-        raise BadData("jieba is not installed: pip install 'perception-r1[eval]'") from missing
+        raise BadData(not_installed("jieba", "eval")) from missing
     jieba.setLogLevel(logging.WARNING)
     return jieba
 
@@ -56,7 +57,7 @@ def _nltk() -> Any:
         import nltk.data
         from nltk.translate import bleu_score, meteor_score
     except ImportError as missing:
-        raise BadData("nltk is not installed: pip install 'perception-r1[eval]'") from missing
+        raise BadData(not_installed("nltk", "eval")) from missing
     return nltk.data, bleu_score, meteor_score
 
 

@@ -12,12 +12,13 @@ from rich.table import Table
 from ..data.mixture import load_data
 from ..data.samples import open_image
 from ..evaluation.average_precision import coco_ap_difference
-from ..evaluation.backends import read_settings
+from ..evaluation.checkpoint import read_settings
 from ..evaluation.metrics import Reading, paired_difference, read_completion, statistics
 from ..evaluation.predictions import Written, read_completions
 from ..evaluation.report import write_report
 from ..evaluation.run import evaluate, write_metrics
 from ..frames import PixelLimits
+from ..policy import is_bundled
 from ..records import Answer, BadData, Frame, Sample
 from ..tasks import make_task
 from .dataset import processor_frame
@@ -63,8 +64,12 @@ class Comparison:
             overwrite=True, **self.pixels,
         )  # fmt: skip
 
+    def _written(self, when: str) -> dict[str, Written]:
+        """What was written to each sample, by its id."""
+        return read_completions(self.output / when / "answers.jsonl", self.samples)
+
     def _readings(self, when: str) -> list[Reading]:
-        written = read_completions(self.output / when / "answers.jsonl", self.samples)
+        written = self._written(when)
         frame = processor_frame(self.ready.processor)
         return [self._reading(written[sample.id], sample, frame(sample)) for sample in self.samples]
 
@@ -114,17 +119,24 @@ class Comparison:
             notes.append(f"The main metric is {main} ({better} is better), of greedy answers to the same {len(self.samples):,} held-out samples.")
         else:
             notes.append("Nothing was measured: name held-out samples with --eval_data to see before and after.")
-        if shown and any(sample.source != "scenes" for sample in self.ready.samples):
+        photographs = any(sample.source != "scenes" for sample in self.ready.samples)
+        if is_bundled(self.ready.model) and photographs:
             notes.append("The bundled tiny policy sees 64 x 64 pixels and knows drawn shapes: it does not learn photographs. The path is shown.")
         return notes
 
     def _pictures(self, before: Sequence[Answer | None], after: Sequence[Answer | None]) -> list[dict[str, Any]]:
         """Held-out samples taken evenly over the file, so that nobody chose them."""
         picks = np.unique(np.linspace(0, len(self.samples) - 1, PICTURES).astype(int))
-        return [
-            {"image": open_image(it), "truth": it.truth, "before": before[k], "after": after[k], "caption": f"{it.id}: {self.task.prompt(it)}"}
-            for k, it in ((int(pick), self.samples[int(pick)]) for pick in picks)
-        ]
+        written = {when: self._written(when) for when in ("before", "after")}
+        pictures = []
+        for k in map(int, picks):
+            sample = self.samples[k]
+            completions = {when: written[when][sample.id][0] for when in written}
+            answers = {"before": before[k], "after": after[k], "completions": completions}
+            about = {"image": open_image(sample), "truth": sample.truth, "task": sample.task}
+            caption = f"{sample.id}: {self.task.prompt(sample)}"
+            pictures.append({**about, **answers, "caption": caption})
+        return pictures
 
 
 def _cell(entry: Mapping[str, Any], sign: str = "") -> str:

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +16,7 @@ from PIL import Image
 
 from ..data.rows import sample_from_row, sample_to_row
 from ..data.samples import open_image, replacing
-from ..evaluation.backends import frame_by_processor
+from ..evaluation.checkpoint import frame_by_processor
 from ..primitives.boxes import centres
 from ..records import BadData, Frame, Sample
 from ..rewards import RewardSettings
@@ -157,17 +158,40 @@ def processor_frame(processor: Any) -> Callable[[Sample], Frame]:
     return lambda sample: frame_by_processor(processor, sample.width, sample.height)
 
 
-def with_images(samples: Iterable[Sample], name: str) -> Iterator[Sample]:
-    """Passes the samples on. Raises BadData at their end, naming the data `name`, when any image is not there."""
-    number, missing, first = 0, 0, ""
+def usable(
+    samples: Iterable[Sample], name: str, frame: Callable[[Sample], Frame]
+) -> Iterator[Sample]:
+    """Passes the samples on. Raises BadData at their end, naming the data `name`, when an image is
+    not there, or has sides that the processor refuses, so that `frame` raises.
+    """
+    number, missing, refused = 0, Counted(), Counted()
     for sample in samples:
         number += 1
         if not sample.image_path.is_file():
-            first = first or f"{sample.image_path} of {sample.id}"
-            missing += 1
+            missing.add(f"{sample.image_path} of {sample.id}")
+        try:
+            frame(sample)
+        except BadData as problem:
+            refused.add(f"{sample.image_path} of {sample.id}: {problem}")
         yield sample
-    if missing:
-        raise BadData(f"{name}: {missing} of {number} images are not there, the first is {first}")
+    if missing.count:
+        found = f"{missing.count} of {number} images are not there"
+        raise BadData(f"{name}: {found}, the first is {missing.first}")
+    if refused.count:
+        found = f"{refused.count} of {number} images have sides that the model cannot see"
+        raise BadData(f"{name}: {found}, the first is {refused.first}")
+
+
+@dataclass
+class Counted:
+    """How many faults of one kind there are, and the first in words."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, fault: str) -> None:
+        self.count += 1
+        self.first = self.first or fault
 
 
 def tasks_for(samples: Iterable[Sample], **settings: Any) -> dict[str, Task]:

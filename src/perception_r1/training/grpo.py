@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate.utils import release_memory
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer, ModelConfig
+from trl import GRPOConfig, ModelConfig
 
 from ..evaluation.waiting import patience
 from .checkpoints import MarkComplete, step_of
@@ -18,6 +18,7 @@ from .curriculum import Stage, plan
 from .dataset import drawn, processor_frame, prompt_dataset
 from .group_shared import GroupSharedTrainer
 from .loading import adapter_config, init_kwargs, quantization
+from .model_card import model_card, own_card, write_card
 from .pictures import Shrink
 from .prepare import Prepared, prepare, rows_file
 from .recipe import RecipeArguments, load_recipe
@@ -59,16 +60,18 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         quiet(trainer := build(stage), log)
         trainer.train(resume_from_checkpoint=str(output / f"checkpoint-{ended.end}"))
     rows_file(args).unlink()
-    _save(trainer, output)
+    save_weights(trainer, output)
     history = trainer.state.log_history
     trainer.accelerator.free_memory()
     del trainer
     release_memory()  # policy, reference and optimizer make room for what is merged and measured
     if comparison:
+        write_card(output, model_card("grpo", ours, ready, output))
         finish(output, ready.processor, settings, adapted=model_args.use_peft)
         write_parquet(list(output.glob("rollouts-*.jsonl")), output / "rollouts.parquet")
         comparison.measure("after", output)
         comparison.report(history)
+        write_card(output, model_card("grpo", ours, ready, output, comparison.results))
     return output
 
 
@@ -86,7 +89,7 @@ def _trainer(
     stage: Stage,
 ) -> Trainer:
     frame = processor_frame(ready.processor)
-    return Trainer(
+    trainer = Trainer(
         model=ready.model,
         reward_funcs=PerceptionReward(ready.tasks, frame, ready.processor.tokenizer, _rollouts(stage.args)),
         args=stage.args,
@@ -97,9 +100,5 @@ def _trainer(
         callbacks=[MarkComplete(settings), *stage.callbacks()],
         share=ours.shared_prefix,
     )
-
-
-def _save(trainer: GRPOTrainer, output: Path) -> None:
-    save_weights(trainer, output)
-    if trainer.is_world_process_zero():
-        trainer.create_model_card(model_name=output.name)
+    own_card(trainer, model_card("grpo", ours, ready, Path(str(stage.args.output_dir))))
+    return trainer

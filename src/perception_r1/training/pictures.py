@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as vision
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import SizeDict
 
-from ..evaluation.backends import frame_by_processor
+from ..evaluation.checkpoint import frame_by_processor
 
 
 class Shrink:

@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
 from huggingface_hub import snapshot_download
 
 from ..data.mixture import Mixture, load_data
 from ..dialects import Dialect, dialect_named, dialect_of_model
 from ..evaluation.asking import installed_vllm
-from ..evaluation.backends import check_model_folder, limit_pixels, load_processor, loaded
+from ..evaluation.checkpoint import known_config, limit_pixels, load_processor, loaded
+from ..evaluation.model_files import check_model_folder
+from ..evaluation.stored_tensors import check_checkpoint, check_weights
 from ..records import BadData
 from ..tasks import Task
 from .checkpoints import prepare_output
 from .cpu import keep_freed_memory
-from .dataset import tasks_for, with_images
+from .dataset import processor_frame, tasks_for, usable
 from .recipe import RecipeArguments, resolve_model
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -34,9 +35,9 @@ class Prepared:
     checkpoint: str | None
 
 
-def dialect_for(model: str, named: str | None) -> Dialect:
-    """The dialect called `named`, else the one that the model's family writes."""
-    return dialect_named(named) if named else dialect_of_model(transformers.AutoConfig.from_pretrained(model).model_type)
+def dialect_for(config: Any, named: str | None) -> Dialect:
+    """The dialect called `named`, else the one that the family of this config writes."""
+    return dialect_named(named) if named else dialect_of_model(config.model_type)
 
 
 def prepare(
@@ -48,13 +49,21 @@ def prepare(
     if args.device.type == "cpu":
         keep_freed_memory()
     samples = load_data(ours.data, ours.task)  # before a hub is asked for a model
-    checkpoint = prepare_output(args, ours.resume)
+    if checkpoint := prepare_output(args, ours.resume):
+        check_checkpoint(Path(checkpoint))
     model = at_revision(resolve_model(ours.model, args.output_dir), revision)
     check_model_folder(model)
-    dialect = dialect_for(model, ours.dialect)
+    check_weights(Path(model))
+    dialect = dialect_for(known_config(model), ours.dialect)
     processor = load_processor(model)
     limit_pixels(processor, ours.min_pixels, _largest(processor, ours.max_pixels))
-    tasks = tasks_for(with_images(samples, f"data {ours.data}"), dialect=dialect, thinking=ours.thinking, **task_settings)
+    frame = processor_frame(processor)
+    checked = usable(samples, f"data {ours.data}", frame)
+    tasks = tasks_for(checked, dialect=dialect, thinking=ours.thinking, **task_settings)
+    if ours.eval_data:  # measured when the model has long been loaded
+        held_out = load_data(ours.eval_data, ours.task)[: ours.eval_limit]
+        for _ in usable(held_out, f"eval_data {ours.eval_data}", frame):
+            pass
     return Prepared(model=model, processor=processor, dialect=dialect, samples=samples, tasks=tasks, checkpoint=checkpoint)
 
 

@@ -1,15 +1,14 @@
 """Named runs: a YAML file of settings, ours and TRL's side by side, that any `--key value` overrides."""
 
 import argparse
-import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
-from trl import ModelConfig, TrlParser
+from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from .. import recipes
 from ..policy import model_folder, tiny
@@ -17,6 +16,8 @@ from ..records import BadData
 from ..rewards import RewardSettings
 from ..tasks import parse_weights
 from .keys import check_given
+from .requirements import check_settings
+from .unknown_keys import unknown_key
 
 T = TypeVar("T", bound=TrainingArguments)
 
@@ -65,6 +66,9 @@ def _settings(recipe: str) -> Mapping[str, Any]:
         settings["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if isinstance(share := settings.get("shared_prefix"), bool):  # YAML reads on and off as true and false
         settings["shared_prefix"] = "on" if share else "off"
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):  # and no as false
+        if settings.get(key) is False:
+            settings[key] = "no"
     if isinstance(settings.get("weights"), dict):
         settings["weights"] = ",".join(f"{name}={value}" for name, value in settings["weights"].items())
     if isinstance(stages := settings.get("stages"), int | list):
@@ -72,26 +76,35 @@ def _settings(recipe: str) -> Mapping[str, Any]:
     return settings
 
 
-def _check_keys(keys: Sequence[str], known: set[str], recipe: str) -> None:
+def _check_keys(
+    keys: Sequence[str], known: set[str], recipe: str, elsewhere: Mapping[str, Iterable[str]]
+) -> None:
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see docs/task.md for ours and TRL's documentation for the rest"
-            raise BadData(f"recipe {recipe}: key {key!r} is not known: {hint}")
+            matter = unknown_key(key, known, elsewhere)
+            raise BadData(f"recipe {recipe}: key {key!r} is not known: {matter}")
+
+
+def _keys_elsewhere(config: type) -> dict[str, list[str]]:
+    """The keys of the trainers that do not run, by the command that runs them."""
+    name, other = ("sft", SFTConfig) if config is GRPOConfig else ("grpo", GRPOConfig)
+    return {name: [declared.name for declared in fields(other)]}
 
 
 def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple[RecipeArguments, T, ModelConfig]:
     """Settings of a run: the recipe (a name, or a YAML path) with `--key value` overrides, parsed by TRL's own parser.
 
-    `config` is TRL's GRPOConfig or SFTConfig. Raises BadData naming a key that nobody knows, or a value that does not fit.
+    `config` is TRL's GRPOConfig or SFTConfig. Raises BadData naming a key that nobody knows, a
+    value that does not fit, or a package that a value needs and that is not there.
     """
+    check_settings(recipe, overrides)
     kinds: Any = (RecipeArguments, config, ModelConfig)
     parser = TrlParser(kinds, exit_on_error=False)
     known = {action.dest for action in parser._actions}
     settings = _settings(recipe)
     typed = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
     given = {*settings, *typed}
-    _check_keys([*settings, *typed], known, recipe)
+    _check_keys([*settings, *typed], known, recipe, _keys_elsewhere(config))
     settings = {"output_dir": f"runs/{Path(recipe).stem}", **settings}
     parser.set_defaults_with_config(**settings)
     try:

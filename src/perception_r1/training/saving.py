@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from trl import ModelConfig
 
-from ..evaluation.backends import image_limits
+from ..evaluation.checkpoint import image_limits
 from ..evaluation.merging import write_merged
 from .checkpoints import complete
 from .prepare import Prepared

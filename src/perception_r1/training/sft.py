@@ -12,6 +12,7 @@ from .checkpoints import MarkComplete
 from .console import quiet
 from .dataset import conversation_dataset, drawn, processor_frame
 from .loading import adapter_config, init_kwargs, quantization
+from .model_card import model_card, own_card, write_card
 from .pictures import Shrink
 from .prepare import prepare, rows_file
 from .recipe import load_recipe
@@ -61,6 +62,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
         callbacks=[MarkComplete(settings)],
     )
     trainer.vision_learning_rate = ours.vision_learning_rate
+    own_card(trainer, card := model_card("sft", ours, ready, Path(str(args.output_dir))))
     quiet(trainer)
     trainer.train(resume_from_checkpoint=ready.checkpoint)
     rows_file(args).unlink()
@@ -69,5 +71,6 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     del trainer
     release_memory()  # an adapter's base takes its room
     if args.process_index == 0:
+        write_card(output, card)
         finish(output, ready.processor, settings, adapted=model_args.use_peft)
     return output

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from ..evaluation.backends import pixel_limits
+from ..evaluation.checkpoint import pixel_limits
 from ..records import BadData
 
 
