@@ -10,7 +10,7 @@ GroupSharedTrainer with the same model, data, seed and settings (two prompts a s
 --prompts says otherwise; KL with beta 0.04, AdamW, every answer exactly as long as asked). `prototype` is a Qwen2-VL of 38 M random
 parameters in float32, with the bundled policy's tokenizer (2,980 tokens, so that the head weighs as little as it does in a large model),
 `shallow` the same with 2 of its 8 text layers; `qwen2-vl-2b` is the real shape and vocabulary with random weights, loaded as the recipes
-do (float32 under a bfloat16 autocast, gradient checkpointing; needs PERCEPTION_R1_DATA). Timed arms keep freed memory (`training/cpu.py`); with --memory a step starts without any.
+do (float32 under a bfloat16 autocast, gradient checkpointing; needs PERCEPTION_R1_DATA). Timed arms keep freed memory, with --memory none.
 """
 
 import argparse
