@@ -28,8 +28,10 @@ from .checkpoint import (
     revision_of,
     torch_dtype,
 )
+from .gpu import avoid_cudnn_attention
 from .model_files import check_model_folder
 from .stored_tensors import check_weights
+from .vision_windows import batch_windows
 
 Sharing = Callable[[Any, int], AbstractContextManager[None] | None]
 """What lets a model answer each prompt so many times with the prompt computed once, or None where it cannot."""
@@ -156,6 +158,8 @@ class TransformersBackend(LocalModel):
         self.dtype = torch_dtype(dtype) if dtype else usual
         self.model = self._load()
         self.model.to(self.device).eval()
+        batch_windows(self.model)
+        avoid_cudnn_attention()
         self.sharing = sharing
 
     def _load(self) -> Any:
