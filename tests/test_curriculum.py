@@ -134,7 +134,7 @@ def test_a_kill_and_a_resume_change_nothing(
             late = lambda self, *given: kill() if self.state.global_step == 7 else loss(self, *given)  # noqa: E731
             patch.setattr(grpo.GroupSharedTrainer, "_compute_loss", late)
         else:
-            patch.setattr(grpo, "release_memory" if place == "between stages" else "_save", kill)
+            patch.setattr(grpo, "release_memory" if place == "between stages" else "save_weights", kill)
         with pytest.raises(Killed):
             grpo.run("quickstart", staged(folder, tmp_path / "run"))
     assert {row["step"] for row in rollouts(tmp_path / "run")} == set(range(steps))

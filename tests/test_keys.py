@@ -223,6 +223,8 @@ def test_a_revision_is_that_of_processor_config_and_weights(
         "ocr",
         "--data",
         "scenes:ocr?n=2",
+        "--eval_data",
+        "scenes:ocr?n=2&split=test",
         "--output_dir",
         str(tmp_path / "run"),
     ]

@@ -276,14 +276,22 @@ def test_the_base_of_a_hub_is_asked_for_at_its_revision(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
+    known = transformers.AutoConfig.from_pretrained(WEIGHTS)
+
+    def config_of(name: str, **options: object) -> object:
+        asked.append((name, options))
+        return known
+
     def refuse(name: str, **options: object) -> None:
         asked.append((name, options))
         raise OSError("not here")
 
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", config_of)
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", refuse)
     with pytest.raises(BadData, match="adapter on someone/policy' could not be loaded: not here"):
         merge(folder, tmp_path / "merged")
-    assert [(name, options["revision"]) for name, options in asked] == [("someone/policy", "v2")]
+    assert len(asked) == 2  # the config, then the weights
+    assert {(name, options["revision"]) for name, options in asked} == {("someone/policy", "v2")}
     assert not list(tmp_path.glob("*merged*"))
 
 

@@ -57,7 +57,7 @@ def test_policy_reference_and_optimizer_are_gone_when_the_result_is_measured(
 ) -> None:
     held: dict[str, weakref.ref] = {}
     alive: dict[str, list[str]] = {}
-    save, measure = grpo._save, Comparison.measure
+    save, measure = grpo.save_weights, Comparison.measure
 
     def watch(trainer: Any, *given: Any) -> None:
         parts = {
@@ -75,7 +75,7 @@ def test_policy_reference_and_optimizer_are_gone_when_the_result_is_measured(
         alive[when] = [name for name, part in held.items() if part() is not None]
         measure(self, when, model)
 
-    monkeypatch.setattr(grpo, "_save", watch)
+    monkeypatch.setattr(grpo, "save_weights", watch)
     monkeypatch.setattr(Comparison, "measure", look)
     output = grpo.run(
         "quickstart",
