@@ -199,6 +199,7 @@ class _Notes:
     ) -> None:
         self.every, self.listed, self.names = every, listed, names
         self.counts, self.empty = Counter[str](), Skipped()
+        self.ids = set[Id]()
         self.largest, self.reach = 0.0, 0.0
 
     def add(self, fields: Fields) -> None:
@@ -214,6 +215,11 @@ class _Notes:
             return
         picture = self.every[image]
         try:
+            self._expect_new(fields)
+        except BadData:
+            picture.uncountable.update(self.names.values())  # it may be another object than the first
+            raise
+        try:
             called = self._category(fields)
         except BadData:
             picture.uncountable.update(self.names.values())  # whatever it is, it may be one of them
@@ -228,6 +234,15 @@ class _Notes:
         except BadData:
             picture.uncountable.add(called)
             raise
+
+    def _expect_new(self, fields: Fields) -> None:
+        """Raises LeftOut for an annotation whose id was there before; an id may be left out."""
+        if fields.get("id") is None:
+            return
+        key = fields.take("id", identity)
+        if key in self.ids:
+            raise LeftOut("repeated_id", fields.problem("id", "an id that was not there before: renumber, or delete the copy"))
+        self.ids.add(key)
 
     def _category(self, fields: Fields) -> str:
         category = fields.take("category_id", identity)

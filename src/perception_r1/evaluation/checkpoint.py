@@ -65,6 +65,13 @@ def loaded(name: str, load: Callable[[], Any]) -> Any:
     """What `load` gives of the model called `name`. Raises BadData in one line where its files do not allow it."""
     try:
         return load()
+    except BadData:  # a ValueError that has said what is wrong
+        raise
+    except RuntimeError as error:
+        if "mismatch" not in str(error):  # out of memory, say
+            raise
+        found = f"model {name!r}: found weights of other sizes than config.json says"
+        raise BadData(f"{found}: expected the config and the weights of one model") from error
     except UnpicklingError as error:
         found = f"model {name!r}: refused, since loading its weights could run code"
         raise BadData(f"{found}: expected safetensors, or tensors alone") from error

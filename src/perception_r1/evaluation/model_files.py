@@ -19,7 +19,7 @@ def check_model_folder(name: str | Path) -> None:
     """
     folder = Path(name)
     if not folder.is_dir():
-        if folder.is_absolute() or folder.exists() or len(folder.parts) > 2:  # no owner/name
+        if not _may_be_hub_id(str(name)):
             expected = "a folder with config, weights and processor, or a hub id owner/name"
             raise BadData(f"model {folder}: found no such folder, expected {expected}")
         return
@@ -34,6 +34,13 @@ def check_model_folder(name: str | Path) -> None:
             remedy = f"copy its base model's {kind} files into the folder"
             raise BadData(f"model {folder}: has no {kind} ({' or '.join(names)}): {remedy}")
     check_custom_code(folder)
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """Whether a name that is no folder here may be an owner/name: not where its first part is one."""
+    parts = Path(name).parts
+    local = name.startswith((".", "/", "~")) or Path(name).exists()
+    return not local and len(parts) <= 2 and not (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
 def has_any(folder: str | Path, names: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from ..evaluation.checkpoint import read_settings
 from ..evaluation.metrics import Reading, paired_difference, read_completion, statistics
 from ..evaluation.predictions import Written, read_completions
 from ..evaluation.report import write_report
-from ..evaluation.run import evaluate, write_metrics
+from ..evaluation.run import about_data, evaluate, write_metrics
 from ..frames import PixelLimits
 from ..policy import is_bundled
 from ..records import Answer, BadData, Frame, Sample
@@ -51,18 +51,34 @@ class Comparison:
         """Greedy answers of `model` on the held-out samples, into `output`/`when`; a resumed run keeps those it has."""
         if not self.samples:
             return
-        done = self.output / when / "metrics.json"
-        if when == "before" and self.ready.checkpoint and done.is_file():
-            self.results[when] = json.loads(done.read_text(encoding="utf-8"))
+        if when == "before" and (kept := self._kept(self.output / when / "metrics.json")):
+            self.results[when] = kept
             return
         Console().print(f"[bold]{when} RL[/]: {self.ours.eval_data}")
         self.results[when] = evaluate(
             data=self.ours.eval_data, output=self.output / when, model=model, task=self.ours.task, dialect=self.ready.dialect.name,
             limit=self.ours.eval_limit,
             thinking=self.ours.thinking, batch_size=self.ours.eval_batch_size, seed=self.args.seed,
-            max_new_tokens=self.ours.eval_max_new_tokens or self.args.max_completion_length,
+            max_new_tokens=self._longest,
             overwrite=True, **self.pixels,
         )  # fmt: skip
+
+    def _kept(self, done: Path) -> dict[str, Any] | None:
+        """What a run that is resumed had measured, if it asked the same of the same samples."""
+        if not (self.ready.checkpoint and done.is_file()):
+            return None
+        kept = json.loads(done.read_text(encoding="utf-8"))
+        present = about_data(str(self.ours.eval_data), self.samples)
+        asked = {"dialect": self.ready.dialect.name, "thinking": self.ours.thinking}
+        asked |= {"limit": self.ours.eval_limit, "max_new_tokens": self._longest}
+        same_samples = all(kept["data"].get(name) == present[name] for name in ("sha256", "samples"))
+        same_question = all(kept["settings"].get(name) == value for name, value in asked.items())
+        return kept if same_samples and same_question else None
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest answer when measuring."""
+        return self.ours.eval_max_new_tokens or self.args.max_completion_length
 
     def _written(self, when: str) -> dict[str, Written]:
         """What was written to each sample, by its id."""

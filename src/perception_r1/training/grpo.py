@@ -43,7 +43,8 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
     output, done = Path(str(args.output_dir)), step_of(ready.checkpoint)
     samples = drawn(ready.samples, ready.samples.probabilities(), args.seed)
     stages = plan(ours, args, samples, done)
-    keep_before(_rollouts(args), done)
+    for part in _rollout_parts(args):
+        keep_before(part, done)
     comparison = Comparison(ours, args, ready) if args.process_index == 0 else None
     rows = prompt_dataset(samples, ready.tasks, rows_file(args), Shrink(ready.processor))
     build = partial(_trainer, ours, model_args, ready, rows, settings, quantized)
@@ -77,6 +78,15 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> Path:
 
 def _rollouts(args: GRPOConfig) -> Path:
     return Path(str(args.output_dir)) / f"rollouts-{args.process_index}.jsonl"
+
+
+def _rollout_parts(args: GRPOConfig) -> list[Path]:
+    """The rollouts that this process clears: its own, the first also those of processes that are no more."""
+    own = _rollouts(args)
+    if args.process_index:
+        return [own]
+    live = {own.with_name(f"rollouts-{index}.jsonl") for index in range(args.world_size)}
+    return [own, *sorted(set(own.parent.glob("rollouts-*.jsonl")) - live)]
 
 
 def _trainer(

@@ -88,9 +88,17 @@ def _targets(model_args: ModelConfig) -> Any:
     return [named] if isinstance(named, str) and re.fullmatch(r"[\w.]+", named) else named
 
 
+def _pattern(key: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as problem:
+        expected = "expected names, or a regular expression, as .*_proj"
+        raise BadData(f"{key}: found {text!r} ({problem}), {expected}") from problem
+
+
 def _check_names(key: str, names: Sequence[str] | str, parts: Sequence[str], model: str) -> None:
     if isinstance(names, str):
-        if names != ALL_LINEAR and not any(re.fullmatch(names, part) for part in parts):
+        if names != ALL_LINEAR and not any(_pattern(key, names).fullmatch(part) for part in parts):
             raise BadData(f"{key}: the pattern {names!r} fits no part of model {model}")
         return
     for name in names:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ class RecipeArguments:
 def _settings(recipe: str) -> Mapping[str, Any]:
     settings = recipes.read(recipe)
     if settings.get("bf16") == "auto":
-        settings["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        settings["bf16"] = _can_bf16()
     if isinstance(share := settings.get("shared_prefix"), bool):  # YAML reads on and off as true and false
         settings["shared_prefix"] = "on" if share else "off"
     for key in ("eval_strategy", "save_strategy", "logging_strategy"):  # and no as false
@@ -74,6 +75,16 @@ def _settings(recipe: str) -> Mapping[str, Any]:
     if isinstance(stages := settings.get("stages"), int | list):
         settings["stages"] = ",".join(map(str, stages if isinstance(stages, list) else [stages]))
     return settings
+
+
+def _can_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _typed(overrides: Sequence[str]) -> list[str]:
+    """The words behind a recipe's name, with `--bf16 auto` as what it means here."""
+    words = [str(_can_bf16()) if pair == ("--bf16", "auto") else pair[1] for pair in pairwise(["", *overrides])]
+    return [f"--bf16={_can_bf16()}" if word == "--bf16=auto" else word for word in words]
 
 
 def _check_keys(
@@ -98,6 +109,7 @@ def load_recipe(recipe: str, overrides: Sequence[str], config: type[T]) -> tuple
     value that does not fit, or a package that a value needs and that is not there.
     """
     check_settings(recipe, overrides)
+    overrides = _typed(overrides)
     kinds: Any = (RecipeArguments, config, ModelConfig)
     parser = TrlParser(kinds, exit_on_error=False)
     known = {action.dest for action in parser._actions}
