@@ -3,6 +3,7 @@
 import importlib.util
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -441,3 +442,24 @@ def test_what_a_recipe_says_of_lora_reaches_peft(policy: str) -> None:
 def test_a_layer_that_is_not_there_is_refused(policy: str, words: list[str], message: str) -> None:
     with pytest.raises(BadData, match=message):
         adapter(policy, *words)
+
+
+def test_bf16_auto_may_be_typed_as_it_is_written_in_a_recipe() -> None:
+    for words in (["--bf16", "auto"], ["--bf16=auto"]):
+        _, args, _ = grpo_recipe(*words)
+        assert args.bf16 is (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
+def test_a_pattern_of_layers_that_is_none_is_one_line() -> None:
+    with pytest.raises(BadData, match=r"lora_target_modules: found '\*_proj' \(nothing to repeat.*, expected names, or a regular"):
+        loading._check_names("lora_target_modules", "*_proj", ["a.q_proj"], "tiny")
+
+
+def test_rollouts_of_processes_that_are_no_more_are_cleared_too(tmp_path: Path) -> None:
+    for index in (0, 1, 2, 3):
+        (tmp_path / f"rollouts-{index}.jsonl").write_text("")
+    of = {}
+    for index in (0, 1):
+        args = SimpleNamespace(output_dir=str(tmp_path), process_index=index, world_size=2)
+        of[index] = [part.name for part in grpo._rollout_parts(args)]
+    assert of == {0: ["rollouts-0.jsonl", "rollouts-2.jsonl", "rollouts-3.jsonl"], 1: ["rollouts-1.jsonl"]}

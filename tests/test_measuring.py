@@ -207,3 +207,16 @@ def test_the_settings_are_there_before_the_marker(
         ["--model", policy, *SMALL, "--eval_data", "", "--output_dir", str(tmp_path / "run")],
     )
     assert seen == [True, True]
+
+
+def test_a_resumed_run_measures_anew_where_it_is_asked_something_else(policy: str, tmp_path: Path) -> None:
+    words = [*SMALL, "--model", policy, *MEASURED, "--output_dir", str(tmp_path / "run")]
+    grpo.run("quickstart", [*words, "--max_steps", "1", "--save_steps", "1"])
+    measured = tmp_path / "run" / "before" / "metrics.json"
+    first = measured.stat().st_mtime_ns
+    again = [*words, "--max_steps", "2", "--save_steps", "1", "--resume", "true"]
+    grpo.run("quickstart", again)
+    assert measured.stat().st_mtime_ns == first
+    output = grpo.run("quickstart", [*again, "--max_steps", "3", "--eval_limit", "2"])
+    assert json.loads((output / "metrics.json").read_text())["data"]["samples"] == 2
+    assert json.loads(measured.read_text())["data"]["samples"] == 2

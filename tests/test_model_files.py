@@ -20,7 +20,7 @@ from perception_r1.evaluation.checkpoint import known_config, loaded
 from perception_r1.evaluation.general import run_general
 from perception_r1.evaluation.model_files import check_model_folder
 from perception_r1.evaluation.stored_tensors import check_checkpoint, check_pickles, check_weights
-from perception_r1.policy import tiny
+from perception_r1.policy import WEIGHTS, tiny
 from perception_r1.records import BadData
 from perception_r1.training import grpo, sft
 
@@ -332,3 +332,31 @@ def test_a_folder_of_the_bundled_policy_passes() -> None:
 
     check_model_folder(WEIGHTS)
     check_weights(WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["./nope", "../nope", "here/nope", "/nope", "~/nope"])
+def test_a_mistyped_folder_is_not_asked_of_a_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(BadData, match="found no such folder, expected a folder with config, weights and processor"):
+        check_model_folder(name)
+    check_model_folder("owner/nope")  # may be a hub's
+
+
+def test_weights_of_another_config_are_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(WEIGHTS, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadData, match="found weights of other sizes than config.json says: expected the config and"):
+        TransformersBackend(folder, device="cpu")
+
+
+def test_what_has_been_said_is_not_said_twice() -> None:
+    def refuse() -> None:
+        raise BadData("adapter x: expected adapter_model.safetensors, found none")
+
+    with pytest.raises(BadData) as told:
+        loaded("x on y", refuse)
+    assert str(told.value) == "adapter x: expected adapter_model.safetensors, found none"

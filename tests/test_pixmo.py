@@ -395,8 +395,6 @@ def test_both_trainings_take_a_step_with_points_as_truth(real: Path, tmp_path: P
         str(tmp_path / "tiny"),
         "--data",
         str(real),
-        "--eval_data",
-        "",
         "--max_steps",
         "1",
         "--save_steps",
@@ -405,7 +403,7 @@ def test_both_trainings_take_a_step_with_points_as_truth(real: Path, tmp_path: P
         "1",
     ]
     small += ["--per_device_train_batch_size", "4", "--use_cpu", "true", "--max_pixels", "20000"]
-    rollouts = ["--num_generations", "4", "--max_completion_length", "16", "--gradient_accumulation_steps", "1"]
+    rollouts = ["--eval_data", "", "--num_generations", "4", "--max_completion_length", "16", "--gradient_accumulation_steps", "1"]
     output = grpo.run("counting", [*small, *rollouts, "--output_dir", str(tmp_path / "grpo")])
     rows = pq.read_table(output / "rollouts.parquet").to_pylist()
     assert len(rows) == 4

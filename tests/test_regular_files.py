@@ -123,7 +123,7 @@ def commands(data: Path) -> dict[str, list[str]]:
     return {
         "check": ["check", str(data)],
         "show": ["show", str(data), "-o", str(data.parent / "page.html")],
-        "sft": ["sft", "tiny-sft", "--data", str(data), "--eval_data", "", *small],
+        "sft": ["sft", "tiny-sft", "--data", str(data), *small],
         "grpo": ["grpo", "tiny-grpo", "--data", str(data), "--eval_data", "", *small],
         "evaluate": [
             "evaluate",

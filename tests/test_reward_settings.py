@@ -157,10 +157,17 @@ def test_a_recipe_with_no_such_setting_is_refused_before_any_data_is_read(
 ) -> None:
     pytest.importorskip("trl")
     Path("mine.yaml").write_text("model: tiny\ndata: nowhere.jsonl\nuse_cpu: true\nbf16: false\n")
-    for command in ("grpo", "sft"):
-        ran = run(command, "mine.yaml", *words)
-        assert ran.code == 1
-        assert message in ran.err.splitlines()[-1]
+    ran = run("grpo", "mine.yaml", *words)
+    assert ran.code == 1
+    assert message in ran.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("key, value", [("iou_shape", "giou"), ("weights", "iou=1"), ("matching", "best")])
+def test_supervised_training_refuses_settings_of_a_reward(key: str, value: str, run: Callable[..., Ran]) -> None:
+    pytest.importorskip("trl")
+    ran = run("sft", "tiny-sft", f"--{key}", value)
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].endswith(f"{key} is a key of perception-r1 grpo, not of this command: leave it out")
 
 
 # --- the same reward everywhere -------------------------------------------------------------------

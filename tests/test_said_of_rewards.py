@@ -178,7 +178,7 @@ def test_best_pays_full_marks_for_one_perfect_box_written_as_often_as_there_are_
 OFFERED = {
     "docs/rewards.md": r"^\| `best` \|",
     "docs/task.md": r"`greedy`.*`best`",
-    "src/perception_r1/cli.py": r"greedy.*best",
+    "src/perception_r1/terminal.py": r"greedy.*best",
     "src/perception_r1/training/recipe.py": r"greedy.*best",
 }
 """Where a user chooses a matching, and the lines there that offer `best`."""

@@ -267,3 +267,16 @@ def test_nothing_is_said_of_boxes_where_something_else_is_wrong(tmp_path: Path) 
     with pytest.raises(BadData, match="3 of 3 annotations cannot be right") as caught:
         coco_samples(root)
     assert "look like" not in str(caught.value)
+
+
+@pytest.mark.parametrize("again", [5, 5.0, "5"])
+def test_an_annotation_id_that_is_there_twice_is_an_error_or_left_out_and_counted(again: object, tmp_path: Path) -> None:
+    root = written(tmp_path, note(1, 1, GOOD, id=5), note(1, 1, [40, 40, 9, 9], id=again), note(2, 2, GOOD, id=7))
+    with pytest.raises(BadData, match="found id .* of image 1, expected an id that was not there before: renumber"):
+        coco_samples(root, "detection")
+    skipped = Skipped()
+    found = coco_samples(root, "detection", skipped=skipped)
+    assert dict(skipped.reasons) == {"repeated_id": 1}
+    assert sum(len(sample.truth) for sample in found.samples) == 2
+    counted = coco_samples(root, "counting", skipped=Skipped())
+    assert all(sample.id.split("-")[1] != "1" for sample in counted.samples)  # how many are there is not known

@@ -172,7 +172,7 @@ class Drawings:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A picture (its data: address) or, without one, a text; with a name and words below."""
+    """A picture (its data: address), a text, or both; with a name and words below."""
 
     name: str
     words: str = ""
@@ -180,12 +180,14 @@ class Panel:
     text: str = ""
 
     def html(self) -> str:
-        inside = f'<img alt="{in_html(self.name)}" src="{self.picture}">' if self.picture else f"<pre>{in_html(self.text, LONGEST_TEXT)}</pre>"
+        inside = f'<img alt="{in_html(self.name)}" src="{self.picture}">' if self.picture else ""
+        if self.text or not self.picture:
+            inside += f"<pre>{in_html(self.text, LONGEST_TEXT)}</pre>"
         return f"<figure>{inside}<figcaption><b>{in_html(self.name)}</b>{': ' if self.words else ''}{in_html(self.words)}</figcaption></figure>"
 
     def markdown(self) -> str:
         line = f"{in_markdown(self.name)}: {in_markdown(self.words)}".removesuffix(": ")
-        return line if self.picture or not self.text else f"{line}\n\n{fenced(self.text)}"
+        return f"{line}\n\n{fenced(self.text)}" if self.text else line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Reports that need no other file and no network: of a training run, and of any number of evaluations beside the paper's tables."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,12 @@ def _text(when: str, picture: Mapping[str, Any]) -> Panel:
 
 def _boxes(when: str, picture: Mapping[str, Any]) -> Panel:
     answer, truth, image = picture[when], picture["truth"], picture["image"]
-    if answer is None and "completions" in picture:
-        return _written(when, picture, verdict(None, truth, 0))
     pairs = matched_pairs(truth, answer, image.size, picture.get("task", "")) if answer else []
     drawn = thumbnail(draw(image, truth=None, answer=answer, pairs=pairs), LARGEST)
-    return Panel(name=when, words=verdict(answer, truth, len(pairs)), picture=drawn)
+    words = verdict(answer, truth, len(pairs))
+    if answer is None and "completions" in picture:
+        return replace(_written(when, picture, words), picture=drawn)
+    return Panel(name=when, words=words, picture=drawn)
 
 
 def _written(when: str, picture: Mapping[str, Any], words: str) -> Panel:
