@@ -104,8 +104,11 @@ def sample_groups(
         keys, values = as_attended(layer.keys), as_attended(layer.values)
         layers.append((keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)))
     ids, mask, after, logits = (states.repeat_interleave(group, 0) for states in (input_ids, mask, after, logits))
-    most = generation_config.max_new_tokens or 0
-    steps: Any = StaticSteps(call, layers, mask, after, most=most) if can_record(model, synced_gpus) else _RoomySteps(call, layers, mask, after)
+    if can_record(model, synced_gpus):
+        most = int(generation_config.max_length or 0) - ids.shape[1]  # transformers makes it of max_new_tokens
+        steps: Any = StaticSteps(call, layers, mask, after, most=most)
+    else:
+        steps = _RoomySteps(call, layers, mask, after)
     _expand(logits_processor, group)
     live = torch.arange(len(ids), device=ids.device)
     finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
