@@ -78,3 +78,15 @@ def test_a_model_that_does_not_share_keeps_its_attention(monkeypatch: pytest.Mon
     assert ALL_ATTENTION_FUNCTIONS[flash] is wrapped  # wrapped once, however many models share
     assert torch.equal(other(**inputs).logits, before)
     assert sharing.config.get_text_config()._attn_implementation == flash
+
+
+KERNELS = ["kernels-community/flash-attn2", "kernels-community/vllm-flash-attn3@v1"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_flash_attention_from_the_kernels_hub_is_refused_by_its_name(kernel: str) -> None:
+    """transformers makes it of flash_attention_2 where `kernels` is there and flash_attn is not."""
+    model = small_model("qwen2_vl")
+    model.config.get_text_config()._attn_implementation_internal = kernel
+    known = "sdpa, flash_attention_2, flash_attention_3"
+    assert why_not(model) == f"the attention {kernel} is not one of {known}"

@@ -1,6 +1,7 @@
 """Mixed precision: what is computed in half is computed in half everywhere, once, and no number is worse for it."""
 
 import functools
+import shutil
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tests.small_families import END, FAMILIES, IMAGE, START, VIDEO, completions, prompts, small_model
 from tests.small_runs import make_trainer, save_policy
 from torch import Tensor
@@ -35,6 +38,14 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _own_accelerator():
+    """accelerate keeps a process's first precision, which may be another test's."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
@@ -49,11 +60,15 @@ class Casts(TorchDispatchMode):
         super().__init__()
         self.weights = {weights.data_ptr() for weights in model.parameters()}
         self.seen: Counter[str] = Counter()
+        self.times: Counter[int] = Counter()
+        """How often each weight was cast."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is torch.ops.aten._to_copy.default and kwargs.get("dtype") == HALF and args[0].dtype == torch.float32:
-            self.seen["weights"] += args[0].data_ptr() in self.weights
+            if args[0].data_ptr() in self.weights:
+                self.seen["weights"] += 1
+                self.times[args[0].data_ptr()] += 1
             self.seen["caches"] += args[0].dim() == 4 and args[0].shape[2] > 20  # longer than a step's own keys and values
         return function(*args, **kwargs)
 
@@ -81,6 +96,31 @@ def test_a_token_casts_no_weight_and_no_cache(family: str) -> None:
         seen[tokens] = count.seen
     assert seen[12]["weights"] == seen[4]["weights"] > 0
     assert seen[12]["caches"] == seen[4]["caches"]
+
+
+ADAPTERS = {"peft_config": peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"])}
+
+
+@pytest.mark.parametrize("given", [{}, ADAPTERS], ids=["whole", "adapters"])
+@pytest.mark.parametrize("share", ["on", "off"])
+def test_a_rollout_casts_a_weight_once_whoever_trains_it(
+    policy: Path, tmp_path: Path, share: str, given: dict[str, Any]
+) -> None:
+    """An autocast keeps what it has cast of trained weights only; those under adapters are not."""
+    trainer = make_trainer(policy, tmp_path, given=given | {"share": share}, max_steps=1, bf16=True)
+    trained = {name: weights.requires_grad for name, weights in trainer.model.named_parameters()}
+    generate, counts = trainer._generate_single_turn, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        counts.append(Casts(trainer.model))
+        with counts[-1]:
+            return generate(*args, **kwargs)
+
+    trainer._generate_single_turn = counted
+    trainer.train()
+    assert len(counts[0].times) > 10
+    assert set(counts[0].times.values()) == {1}
+    assert {name: one.requires_grad for name, one in trainer.model.named_parameters()} == trained
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
@@ -186,6 +226,53 @@ def test_a_reference_with_its_linear_weights_in_half_is_the_same_to_the_last_bit
             packed = pack(model, **tokens, mm_token_type_ids=given.types, image_grid_thw=given.grid)
             found.append(shared_logps(model, packed, pixel_values=given.pixel_values, image_grid_thw=given.grid)[0])
     assert torch.equal(*found)
+
+
+def untied(family: str) -> Any:
+    """A model whose head has weights of its own, as that of Qwen2.5-VL-7B."""
+    model = small_model(family, layers=1)
+    head = torch.nn.Linear(64, model.lm_head.out_features, bias=False)
+    torch.nn.init.normal_(head.weight, std=0.2, generator=torch.Generator().manual_seed(1))
+    model.lm_head = head
+    return model
+
+
+@pytest.mark.parametrize("float32_head", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_is_one_whose_head_is_its_own_in_float32_or_not(family: str, float32_head: bool) -> None:
+    """TRL's `cast_lm_head_to_fp32` computes the head outside the autocast, in all its digits."""
+    given, (ids, mask) = prompts([[(4, 6)], [(4, 4)]]), completions(2, 3, 5)
+    tokens = {"prompt_ids": given.ids, "prompt_mask": given.mask}
+    tokens |= {"completion_ids": ids, "completion_mask": mask, "mm_token_type_ids": given.types}
+    images, found = {"pixel_values": given.pixel_values, "image_grid_thw": given.grid}, []
+    for halved in (False, True):
+        model = untied(family)
+        if halved:
+            halve_linears(model, HALF, float32_head=float32_head)
+            assert model.lm_head.weight.dtype == (torch.float32 if float32_head else HALF)
+        share_prefix(model)
+        add_fused_lm_head(model, cast_lm_head_to_fp32=float32_head)
+        with torch.no_grad(), torch.autocast("cpu", HALF):
+            packed = pack(model, **tokens, image_grid_thw=given.grid)
+            found.append(shared_logps(model, packed, **images)[0])
+    assert torch.equal(*found)
+
+
+def test_a_run_whose_head_is_computed_in_float32_keeps_that_of_its_reference(
+    policy: Path, tmp_path: Path
+) -> None:
+    model = transformers.Qwen3VLForConditionalGeneration.from_pretrained(policy)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 1.1)
+    folder = Path(shutil.copytree(policy, tmp_path / "untied"))
+    model.save_pretrained(folder)
+    heads = []
+    for float32_head in (False, True):
+        trainer = make_trainer(folder, tmp_path, bf16=True, cast_lm_head_to_fp32=float32_head)
+        head = trainer.ref_model.lm_head.weight
+        assert head is not trainer.ref_model.get_input_embeddings().weight
+        heads.append(head.dtype)
+    assert heads == [HALF, torch.float32]
 
 
 def linear_types(model: Any) -> set[torch.dtype]:

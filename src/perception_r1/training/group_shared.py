@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from ..evaluation.gpu import avoid_cudnn_attention
 from ..evaluation.vision_windows import batch_windows
 from ..records import BadData
-from .precision import halve_linears
+from .precision import cast_once, halve_linears
 from .rollouts import prefill_once
 from .shared_prefix import pack, share_prefix, shared_logps, why_not
 from .vllm_rollouts import read_as_trained
@@ -48,7 +48,9 @@ class GroupSharedTrainer(GRPOTrainer):
                 share_prefix(model)
                 batch_windows(model)
         if self._half_reference():
-            halve_linears(self._bare(self.ref_model), HALVES[self.accelerator.mixed_precision])
+            half = HALVES[self.accelerator.mixed_precision]
+            head = getattr(self.args, "cast_lm_head_to_fp32", False)
+            halve_linears(self._bare(self.ref_model), half, float32_head=head)
 
     def _models(self) -> list[Any]:
         """The policy and, where it is a model of its own, the reference, without what is wrapped around them."""
@@ -73,8 +75,20 @@ class GroupSharedTrainer(GRPOTrainer):
         accelerator = self.accelerator
         if self.ref_model is None or getattr(self.args, "sync_ref_model", False) or not accelerator.native_amp:
             return False
-        sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        return accelerator.mixed_precision in HALVES and not sharded
+        return accelerator.mixed_precision in HALVES and not self._sharded
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether a process holds a part of the weights only, or an engine's wrapper of them."""
+        kinds = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        return self.accelerator.distributed_type in kinds
+
+    def _frozen(self) -> list[torch.nn.Parameter]:
+        """The weights under an adapter that an autocast is to cast once a rollout."""
+        if not self.accelerator.native_amp or self._sharded:
+            return []
+        policy: Any = self.model
+        return [weights for weights in policy.parameters() if not weights.requires_grad]
 
     @property
     def _group(self) -> int:
@@ -96,7 +110,7 @@ class GroupSharedTrainer(GRPOTrainer):
         if not self.use_vllm:
             # One autocast around all of it: transformers encodes images outside the model's forward, around which accelerate puts
             # its own, and an autocast keeps the weights it has cast only as long as it lasts: else for one token.
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), cast_once(self._frozen()):
                 if not self.group_shared:
                     return super()._generate_single_turn(prompt_ids, images, *rest)
                 with prefill_once(self._bare(self.model_wrapped), num_generations):

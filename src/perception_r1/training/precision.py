@@ -1,5 +1,8 @@
 """What a run of mixed precision need not hold, or compute, in float32."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -17,16 +20,42 @@ def as_attended(states: Tensor) -> Tensor:
     return states if dtype is None else states.to(dtype)
 
 
-def halve_linears(model: nn.Module, dtype: torch.dtype) -> int:
-    """Holds the weights of the linear layers of a frozen `model` in `dtype`, in place; returns how many layers that are.
+@contextmanager
+def cast_once(frozen: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside, an autocast keeps what it has cast of `frozen` float32 weights, to its end.
 
-    Under an autocast of `dtype` the numbers are the same to the last bit, since each product casts these weights anyway.
-    Norms and embeddings are computed in float32, so they stay; so does a head that is the embedding, and with it every
-    layer that is more than a linear one (adapters, quantised weights).
+    It keeps the casts of weights that require a gradient and of no others, so those under an
+    adapter would be cast again for each token. Only for what is computed without gradients.
     """
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    tied = embedding.weight if embedding is not None else None
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight is not tied]
+    marked = [weights for weights in frozen if weights.dtype == torch.float32]
+    for weights in marked:
+        weights.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weights in marked:
+            weights.requires_grad_(False)
+
+
+def halve_linears(model: nn.Module, dtype: torch.dtype, *, float32_head: bool = False) -> int:
+    """Holds the weights of the linear layers of a frozen `model` in `dtype`, in place.
+
+    Returns how many layers that are. Under an autocast of `dtype` the numbers are the same to the
+    last bit, since each product casts these weights anyway. Norms and embeddings are computed in
+    float32, so they stay; so do a head that is the embedding, any head where `float32_head` says
+    that it is computed outside the autocast, and every layer that is more than a linear one
+    (adapters, quantised weights).
+    """
+    kept = [_weights(model, "get_input_embeddings")]
+    if float32_head:
+        kept.append(_weights(model, "get_output_embeddings"))
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear]
+    layers = [layer for layer in layers if not any(layer.weight is weights for weights in kept)]
     for layer in layers:
         layer.to(dtype)
     return len(layers)
+
+
+def _weights(model: nn.Module, getter: str) -> Tensor | None:
+    layer = getattr(model, getter, lambda: None)()
+    return None if layer is None else layer.weight

@@ -15,6 +15,7 @@ from ..evaluation.stored_tensors import check_checkpoint, check_weights
 from ..records import BadData
 from ..tasks import Task
 from .checkpoints import prepare_output
+from .compiling import check_compile
 from .cpu import keep_freed_memory
 from .dataset import processor_frame, tasks_for, usable
 from .recipe import RecipeArguments, resolve_model
@@ -46,6 +47,7 @@ def prepare(
     """Loads and checks what a run needs besides the weights. Raises BadData for what is not right."""
     if getattr(args, "use_vllm", False):
         installed_vllm()
+    check_compile(args)
     if args.device.type == "cpu":
         keep_freed_memory()
     samples = load_data(ours.data, ours.task)  # before a hub is asked for a model
