@@ -1,6 +1,7 @@
 """Models that bring code, or files that would run some when loaded, or that are broken: one line, no question, nothing run."""
 
 import builtins
+import importlib
 import json
 import os
 import pickle
@@ -311,10 +312,9 @@ def test_what_torch_refuses_of_a_hub_model_is_one_line(
     unsafe(tmp_path / "x.bin", tmp_path / "ran")
     with pytest.raises(BadData, match="refused, since loading its weights could run code"):
         loaded("some/model", lambda: torch.load(tmp_path / "x.bin", weights_only=True))
-    monkeypatch.setattr(
-        "perception_r1.training.grpo.run",
-        lambda *_: torch.load(tmp_path / "x.bin", weights_only=True),
-    )
+    # by its name, as the command line imports it: another test may have had the package loaded anew
+    module = importlib.import_module("perception_r1.training.grpo")
+    monkeypatch.setattr(module, "run", lambda *_: torch.load(tmp_path / "x.bin", weights_only=True))
     with pytest.raises(SystemExit, match="1"):
         main(["grpo", "quickstart"])
     assert capsys.readouterr().err.count("\n") == 1
