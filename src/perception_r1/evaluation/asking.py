@@ -13,6 +13,7 @@ from ..data.samples import open_image
 from ..dialects import Dialect
 from ..policy import model_folder
 from ..records import BadData, Frame, Sample
+from .adapters import is_adapter
 from .model_files import check_model_folder
 
 ANSWERING_FILES = (
@@ -120,8 +121,9 @@ def load_backend(model: str | Path, samples: Sequence[Sample], *, vllm: bool = F
     if vllm:
         installed_vllm()
     check_images(samples)
-    if not (Path(model_folder(model)) / "adapter_config.json").is_file():
-        check_model_folder(model_folder(model))  # before torch is imported
+    name = model_folder(model)
+    if not is_adapter(name):
+        check_model_folder(name)  # before torch is imported
     from .backends import TransformersBackend
     from .checkpoint import check_sides
 

@@ -27,7 +27,9 @@ class GroupSharedTrainer(GRPOTrainer):
     """TRL's trainer, with what a group shares computed once: preprocessing, vision, prefill and the prompt's part of each forward.
 
     Losses, advantages, logging and all settings are TRL's. Where a run cannot share, `group_shared` is false, a warning or an
-    error says why, and this is TRL's trainer unchanged. Shared batches are kept by groups: what TRL keeps a row a completion,
+    error says why, and the steps are TRL's own; what holds for both is one autocast round the rollouts, the reference's linear
+    weights in its type, and attention without cuDNN (docs/decisions/0014-on-a-gpu.md).
+    Shared batches are kept by groups: what TRL keeps a row a completion,
     (P·G, …), is (P, G, …), and pixel_values and image_grid_thw hold the images of each prompt once.
     """
 

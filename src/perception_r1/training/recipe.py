@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,8 +82,13 @@ def _can_bf16() -> bool:
 
 def _typed(overrides: Sequence[str]) -> list[str]:
     """The words behind a recipe's name, with `--bf16 auto` as what it means here."""
-    words = [str(_can_bf16()) if pair == ("--bf16", "auto") else pair[1] for pair in pairwise(["", *overrides])]
-    return [f"--bf16={_can_bf16()}" if word == "--bf16=auto" else word for word in words]
+    words = list(overrides)
+    for place, word in enumerate(words):
+        if word == "--bf16=auto":
+            words[place] = f"--bf16={_can_bf16()}"
+        elif word == "auto" and place and words[place - 1] == "--bf16":
+            words[place] = str(_can_bf16())
+    return words
 
 
 def _check_keys(
